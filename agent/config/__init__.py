@@ -1,0 +1,1 @@
+"""Configuration: typed values, where they come from, and what each provider means."""

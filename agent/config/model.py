@@ -1,0 +1,149 @@
+"""The configuration as typed values. Where each value comes from is decided in ``agent.config.load``."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class Provider(enum.Enum):
+    """The vendor of a store."""
+
+    S3 = "s3"
+    R2 = "r2"
+    B2 = "b2"
+    WASABI = "wasabi"
+    LOCAL = "local"
+    CUSTOM = "custom"
+
+
+class EngineChoice(enum.Enum):
+    """Which transfer engine moves chunks. A ``local`` store always uses ``directory``."""
+
+    AUTO = "auto"
+    S5CMD = "s5cmd"
+
+
+class PerRequest(enum.Enum):
+    """Whether a request may name its own storage."""
+
+    ALLOW = "allow"
+    FORBID = "forbid"
+    REQUIRE = "require"
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """S3 keys; ``session_token`` is empty for long-lived ones."""
+
+    access_key_id: str
+    secret_access_key: str
+    session_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credentials(access_key_id={self.access_key_id!r}, ...)"
+
+
+class StorageConfig(msgspec.Struct, frozen=True):
+    """Where a repository is.
+
+    Attributes:
+        provider: the vendor.
+        bucket: the bucket; empty means that no storage is configured (except for ``local``).
+        prefix: the prefix of every key, without slashes at its ends.
+        endpoint: the endpoint's URL (``custom``, or to override a vendor's), or the folder (``local``).
+        region: the region; empty for the vendor's default.
+        profile: the profile in the AWS credentials file; empty for the default chain.
+        credentials: explicit keys; ``None`` for the AWS default chain (variables, profile, instance role).
+        per_request: whether a request may name its own storage.
+    """
+
+    provider: Provider = Provider.S3
+    bucket: str = ""
+    prefix: str = ""
+    endpoint: str = ""
+    region: str = ""
+    profile: str = ""
+    credentials: Credentials | None = None
+    per_request: PerRequest = PerRequest.ALLOW
+
+    @property
+    def configured(self) -> bool:
+        """Whether it names a store at all."""
+        return bool(self.endpoint if self.provider is Provider.LOCAL else self.bucket)
+
+
+class TransferConfig(msgspec.Struct, frozen=True):
+    """How chunks are moved.
+
+    The memory of an operation, in bytes, is at most::
+
+        staging_size                     chunks on their way, in the staging folder (tmpfs: memory)
+        + threads * (64 MiB + 8 MiB)     one pack and two LZ4 blocks a thread, reused
+        + 64 MiB                         the process itself and the manifest's current sections
+        + about 2 MiB * connections      s5cmd
+
+    Attributes:
+        engine: which engine moves chunks.
+        connections: connections to the store at once; a chunk in flight uses up to 4.
+        staging_size: bytes of chunks in the staging folder at once.
+        threads: threads that pack or write; 0 for one per core, at least 2 and at most 8.
+        s5cmd_path: the s5cmd program; empty to find it beside this Python and on PATH.
+        retry_seconds: how long a store that does not answer is tried before the operation fails.
+    """
+
+    engine: EngineChoice = EngineChoice.AUTO
+    connections: int = 64
+    staging_size: int = 640 * MIB
+    threads: int = 0
+    s5cmd_path: str = ""
+    retry_seconds: float = 60.0
+
+
+class ScanConfig(msgspec.Struct, frozen=True):
+    """What the scan tells apart.
+
+    Attributes:
+        model_suffixes: endings of names, in lower case, that make a file a model.
+        large_file_size: files of at least this many stored bytes get segments of their own.
+    """
+
+    model_suffixes: tuple[str, ...] = (
+        ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".onnx", ".npz", ".npy", ".h5",
+        ".msgpack", ".tflite", ".engine", ".pb", ".mlmodel", ".keras",
+    )  # fmt: skip
+    large_file_size: int = 16 * MIB
+
+
+class AgentConfig(msgspec.Struct, frozen=True):
+    """How the daemon runs.
+
+    Attributes:
+        listen: gRPC addresses, ``unix:PATH`` or ``HOST:PORT`` on loopback.
+        metrics_listen: the address of the Prometheus metrics; empty for none.
+        state_dir: the journal's folder.
+        staging_dir: the folder for chunks on their way.
+        workspace_roots: folders whose contents may be saved and restored.
+        log_level: debug, info, warning or error.
+        drain_seconds: how long SIGTERM lets running operations go on before they are stopped.
+    """
+
+    listen: tuple[str, ...] = ("unix:/run/gpusnap/agent.sock", "127.0.0.1:7447")
+    metrics_listen: str = "127.0.0.1:9447"
+    state_dir: str = "/var/lib/gpusnap"
+    staging_dir: str = "/run/gpusnap/staging"
+    workspace_roots: tuple[str, ...] = ("/workspace",)
+    log_level: str = "info"
+    drain_seconds: float = 5.0
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The whole configuration; each attribute is a table of agent.toml."""
+
+    agent: AgentConfig = AgentConfig()
+    transfer: TransferConfig = TransferConfig()
+    storage: StorageConfig = StorageConfig()
+    scan: ScanConfig = ScanConfig()

@@ -1,0 +1,178 @@
+"""What an operation reports while it runs, as plain data.
+
+Pipelines emit these; the process of an operation writes them to the daemon as JSON lines, and the daemon numbers,
+keeps and serves them. Sizes are bytes, durations seconds, paths raw bytes relative to the workspace or target.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+import msgspec
+
+from agent.errors import ErrorInfo
+
+
+class OperationKind(enum.Enum):
+    """What an operation does."""
+
+    SNAPSHOT = "snapshot"
+    RESTORE = "restore"
+
+
+class OperationState(enum.Enum):
+    """Where an operation stands. The allowed transitions are in ``agent.operations.states``."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Stage(enum.Enum):
+    """A step of a pipeline."""
+
+    SCAN = "scan"
+    PACK = "pack"
+    COMPRESS = "compress"
+    UPLOAD = "upload"
+    COMMIT = "commit"
+    DOWNLOAD = "download"
+    DECOMPRESS = "decompress"
+    WRITE = "write"
+    FINISH = "finish"
+
+
+class ChunkKind(enum.Enum):
+    """What a chunk holds."""
+
+    PACK = "pack"
+    HEADER = "header"
+    SEGMENT = "segment"
+    END = "end"
+
+
+class ClassTotals(msgspec.Struct, frozen=True):
+    """Files of one class (models, or other) and their stored content in bytes."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+class ScanTotals(msgspec.Struct, frozen=True, tag="scan_totals"):
+    """What the scan (snapshot) or the manifest (restore) holds; final when ``complete``."""
+
+    entries: int = 0
+    directories: int = 0
+    links: int = 0
+    models: ClassTotals = ClassTotals()
+    other: ClassTotals = ClassTotals()
+    complete: bool = False
+
+
+class ChunkFinished(msgspec.Struct, frozen=True, tag="chunk_finished"):
+    """One chunk is stored (snapshot) or written (restore). ``attempts`` and ``seconds`` are 0 if nothing was moved."""
+
+    chunk_id: str
+    kind: ChunkKind
+    raw_bytes: int
+    stored_bytes: int
+    seconds: float = 0.0
+    attempts: int = 0
+    engine: str = ""
+    reused: bool = False
+
+
+class StageProgress(msgspec.Struct, frozen=True):
+    """How far one stage is. Totals are 0 while unknown; ``busy_seconds`` are summed over the stage's threads."""
+
+    stage: Stage
+    bytes_done: int = 0
+    bytes_total: int = 0
+    entries_done: int = 0
+    entries_total: int = 0
+    bytes_per_second: float = 0.0
+    busy_seconds: float = 0.0
+    model_bytes_done: int = 0
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """How far every stage that has begun is, in the order of the data's flow."""
+
+    stages: tuple[StageProgress, ...]
+    eta_seconds: float | None = None
+
+
+class FileReady(msgspec.Struct, frozen=True, tag="file_ready"):
+    """A large file is complete and verified under its final name."""
+
+    path: bytes
+    size: int
+
+
+class WarningRaised(msgspec.Struct, frozen=True, tag="warning"):
+    """Something was not saved or restored as asked. ``paths`` are the first 100 of ``count``."""
+
+    reason: str
+    message: str
+    paths: tuple[bytes, ...] = ()
+    count: int = 0
+
+
+class OperationResult(msgspec.Struct, frozen=True):
+    """What an operation did."""
+
+    snapshot_id: str
+    totals: ScanTotals = ScanTotals()
+    chunks: int = 0
+    chunks_transferred: int = 0
+    raw_bytes: int = 0
+    transferred_bytes: int = 0
+    seconds: float = 0.0
+    warnings: int = 0
+    engine: str = ""
+    engine_reason: str = ""
+    stages: tuple[StageProgress, ...] = ()
+
+
+class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):
+    """The last message of an operation's process when all went well."""
+
+    result: OperationResult
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The last message of an operation's process when it failed or was cancelled (reason CANCELLED)."""
+
+    error: ErrorInfo
+    result: OperationResult | None = None
+
+
+class StateChanged(msgspec.Struct, frozen=True, tag="state_changed"):
+    """The operation's state changed. Made by the daemon, never by a pipeline."""
+
+    state: OperationState
+
+
+class Completed(msgspec.Struct, frozen=True, tag="completed"):
+    """The operation ended. Made by the daemon, never by a pipeline."""
+
+    state: OperationState
+    error: ErrorInfo | None = None
+    result: OperationResult | None = None
+
+
+PipelineEvent = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised
+"""What a pipeline emits while it runs."""
+
+WorkerMessage = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Succeeded | Failed
+"""One line that the process of an operation writes."""
+
+OperationEvent = StateChanged | ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Completed
+"""What the daemon numbers, keeps and serves."""
+
+Emit = Callable[[PipelineEvent], None]
+"""How a pipeline reports; called from any of its threads."""

@@ -1,0 +1,1 @@
+"""The restore path: manifest -> plan -> download -> decompress -> write -> finish."""

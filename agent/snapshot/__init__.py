@@ -1,0 +1,1 @@
+"""The snapshot path: scan -> plan -> pack -> upload -> commit."""

@@ -1,0 +1,30 @@
+"""What a snapshot is asked to do."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.config.model import ScanConfig, StorageConfig, TransferConfig
+
+
+class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot"):
+    """Everything the process of a snapshot needs, checked by the daemon.
+
+    Attributes:
+        workspace: the absolute path of the workspace, without symbolic links.
+        staging_dir: a folder of this operation's own; the daemon removes it afterwards.
+        exclude: gitignore patterns of what to leave out.
+        include: gitignore patterns of what to keep; empty for everything.
+        exclude_caches: leave out caches that can be downloaded again.
+        one_file_system: do not descend into other file systems.
+    """
+
+    workspace: bytes
+    staging_dir: str
+    storage: StorageConfig
+    transfer: TransferConfig = TransferConfig()
+    scan: ScanConfig = ScanConfig()
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude_caches: bool = False
+    one_file_system: bool = False
