@@ -1,0 +1,1 @@
+"""Stores and transfer engines. ``agent.storage.open`` makes them from a configuration."""

@@ -1,0 +1,77 @@
+"""The store as the control side sees it: small objects, listings, facts about objects.
+
+Chunks are moved by a transfer engine (``agent.storage.engine``); everything else goes through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import msgspec
+
+
+class ObjectInfo(msgspec.Struct, frozen=True):
+    """One object: its key below the repository's prefix, size in bytes, and age by the store's clock (epoch ns)."""
+
+    key: str
+    size: int
+    modified_ns: int
+
+
+class Store(Protocol):
+    """A repository's objects. Keys are relative to the repository's prefix and use '/' as separator.
+
+    Every method may be called from several threads at once, and may raise BucketNotFoundError,
+    StorageAccessDeniedError, StorageUnavailableError (after its own retries) or, where an object is named,
+    ObjectNotFoundError.
+    """
+
+    @property
+    def location(self) -> str:
+        """How messages name the store, such as ``s3://bucket/prefix`` or a folder."""
+        ...
+
+    def check(self) -> None:
+        """Makes sure that the bucket exists and answers with these credentials; writes nothing."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yields every object whose key begins with ``prefix``, by ascending key."""
+        ...
+
+    def list_folders(self, prefix: str) -> Iterator[str]:
+        """Yields the distinct next components below ``prefix`` (which ends in '/'), ascending, without '/'."""
+        ...
+
+    def head(self, key: str) -> ObjectInfo:
+        """Returns the facts about one object."""
+        ...
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Returns ``length`` bytes from ``offset`` (fewer at the end of the object); ``None`` for all the rest."""
+        ...
+
+    def read_tail(self, key: str, length: int) -> tuple[bytes, int]:
+        """Returns the last ``length`` bytes (or all, if it has fewer) and the object's whole size."""
+        ...
+
+    def download(self, key: str, path: str) -> None:
+        """Writes the whole object to a new local file, with bounded memory."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Stores a small object and returns once the store has confirmed it."""
+        ...
+
+    def upload(self, key: str, path: str) -> None:
+        """Stores a local file with bounded memory and returns once the store has confirmed it."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Deletes an object; one that does not exist is no error."""
+        ...
+
+    def close(self) -> None:
+        """Closes connections."""
+        ...
