@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from agent.config.model import StorageConfig, TransferConfig
+from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
+from agent.errors import StorageNotConfiguredError
+from agent.storage.directory import DirectoryEngine, DirectoryStore
 from agent.storage.engine import TransferEngine
 from agent.storage.store import Store
+
+DIRECTORY_THREADS = 16
+"""Renames at once: enough to hide the latency of fsync on a shared file system."""
 
 
 def open_store(storage: StorageConfig, retry_seconds: float = 60.0) -> Store:
@@ -13,7 +18,11 @@ def open_store(storage: StorageConfig, retry_seconds: float = 60.0) -> Store:
     Raises:
         StorageNotConfiguredError: the configuration names no store.
         ConfigError: it is contradictory.
+        InvalidRequestError: the prefix cannot be one.
     """
+    _demand_configured(storage)
+    if storage.provider is Provider.LOCAL:
+        return DirectoryStore(storage.endpoint, storage.prefix)
     raise NotImplementedError
 
 
@@ -22,5 +31,25 @@ def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: s
 
     Raises:
         EngineUnavailableError: its program is missing or too old.
+        StorageNotConfiguredError, ConfigError, InvalidRequestError: as ``open_store``.
     """
+    _demand_configured(storage)
+    if storage.provider is Provider.LOCAL:
+        store = DirectoryStore(storage.endpoint, storage.prefix)
+        return DirectoryEngine(store, transfer.staging_size, min(transfer.connections, DIRECTORY_THREADS))
     raise NotImplementedError
+
+
+def engine_reason(storage: StorageConfig, transfer: TransferConfig) -> str:
+    """Returns one sentence saying why ``open_engine`` takes the engine it takes."""
+    if storage.provider is Provider.LOCAL:
+        return "the store is a local folder"
+    if transfer.engine is EngineChoice.AUTO:
+        return "s5cmd is the default for S3 stores"
+    return f'[transfer] engine = "{transfer.engine.value}"'
+
+
+def _demand_configured(storage: StorageConfig) -> None:
+    if not storage.configured:
+        missing = "endpoint (the folder)" if storage.provider is Provider.LOCAL else "bucket"
+        raise StorageNotConfiguredError(f"no storage is configured: [storage] {missing} is empty")
