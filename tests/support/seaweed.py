@@ -1,0 +1,67 @@
+"""The real S3 server of the tests."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from agent.config.model import Credentials, Provider, StorageConfig
+from controller_client.demo.seaweed import Seaweed
+
+REGION = "us-east-1"
+
+
+class SeaweedServer(Seaweed):
+    """SeaweedFS with what tests need: buckets of their own and the configuration that leads to them.
+
+    ``kill`` and ``start`` simulate an outage; the ``seaweed`` fixture starts it again after a test that did not.
+    """
+
+    def client(self) -> Any:
+        """Returns a boto3 client of the administrator, to look at objects and to damage them."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=REGION,
+            config=Config(
+                s3={"addressing_style": "path"}, retries={"max_attempts": 0}, connect_timeout=5, read_timeout=30
+            ),
+        )
+
+    def make_bucket(self) -> str:
+        """Makes a bucket that takes objects and returns its name; the ``bucket`` fixture also removes it."""
+        bucket = f"test-{uuid.uuid4().hex[:16]}"
+        client = self.client()
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                client.create_bucket(Bucket=bucket)
+                client.put_object(Bucket=bucket, Key="ready", Body=b"ready")
+                client.delete_object(Bucket=bucket, Key="ready")
+                return bucket
+            except (BotoCoreError, ClientError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    def remove_bucket(self, bucket: str) -> None:
+        """Removes a bucket with all its objects, which frees the disk at once."""
+        self.client().delete_bucket(Bucket=bucket)
+
+    def storage_config(self, bucket: str, prefix: str = "") -> StorageConfig:
+        """Returns the configuration of a repository in ``bucket``, with explicit credentials."""
+        return StorageConfig(
+            provider=Provider.CUSTOM,
+            bucket=bucket,
+            prefix=prefix,
+            endpoint=self.endpoint,
+            region=REGION,
+            credentials=Credentials(self.access_key, self.secret_key),
+        )
