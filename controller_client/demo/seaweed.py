@@ -61,7 +61,8 @@ class Seaweed:
                 taken: set[int] = set()
                 self._ports = {server: free_port(taken, _GRPC_OFFSET) for server in _SERVERS}
             try:
-                return self._start_once(time.monotonic() + seconds)
+                self._start_once(time.monotonic() + seconds)
+                return
             except SeaweedError:
                 # Another program may have taken a port since it was found free.
                 if not (chosen_now and attempts_left):
@@ -81,7 +82,7 @@ class Seaweed:
         self._forget()
 
     def _start_once(self, deadline: float) -> None:
-        self._log = open(os.path.join(self.folder, "weed.log"), "ab")
+        self._log = open(os.path.join(self.folder, "weed.log"), "ab")  # noqa: SIM115 - open as long as the process
         environment = {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -140,4 +141,4 @@ class Seaweed:
             self._log = None
         for server, port in self._ports.items():
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"/tmp/seaweedfs-{server}-grpc-{port + _GRPC_OFFSET}.sock")
+                os.unlink(f"/tmp/seaweedfs-{server}-grpc-{port + _GRPC_OFFSET}.sock")  # noqa: S108 - its choice, not ours

@@ -44,7 +44,8 @@ def test_wrong_keys_are_refused(seaweed: SeaweedServer, bucket: str) -> None:
 def test_it_dies_with_the_process_that_started_it(tmp_path: pathlib.Path) -> None:
     code = (
         "import sys, time; from controller_client.demo.seaweed import Seaweed\n"
-        "server = Seaweed(sys.argv[1], 'key-id', 'key-secret'); server.start(); print(server._process.pid, flush=True)\n"
+        "server = Seaweed(sys.argv[1], 'key-id', 'key-secret'); server.start()\n"
+        "print(server._process.pid, flush=True)\n"
         "time.sleep(600)"
     )
     starter = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
