@@ -1,0 +1,196 @@
+"""The command line of `gpusnap`: what it accepts."""
+
+from __future__ import annotations
+
+import argparse
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from controller_client.cli.hosts import UsageError
+from controller_client.model import Provider
+from controller_client.names import show_text
+
+_DESCRIPTION = "Saves the workspaces of GPU machines to object storage and brings them back, through their agents."
+_EPILOG = """\
+A snapshot is named by its id, a unique prefix of it, or `latest`. Paths are those of the agent's machine.
+
+The agent is the one of --agent or --fleet, else of GPUSNAP_AGENT_ADDRESS, else the socket /run/gpusnap/agent.sock,
+else 127.0.0.1:7447. With several, every one does the command at once and each line begins with its name.
+
+Data go to stdout, messages and progress to stderr; progress only on a terminal. Ctrl-C detaches: the operation is the
+agent's and goes on, until `gpusnap cancel`.
+
+exit codes:
+  0 done   1 failed   2 usage   3 done with warnings   4 agent unreachable   5 data loss
+  130, 143 interrupted (an operation goes on)   141 the reader of stdout went away
+  With several agents it is the worst of theirs: 5, then 1, 4, 3, 0.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{show_text(message)} (see `{self.prog} --help`)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the whole command line."""
+    parser = _Parser(
+        prog="gpusnap",
+        usage="gpusnap [--agent ADDR]... COMMAND ... [options]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"gpusnap {_version()}")
+    _add_common(parser, agent_name="agent", agent_default=[])
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    _add_operations(commands)
+    _add_browsing(commands)
+    doctor = _add(
+        commands, "doctor", "look at the agent, its s5cmd and its store, and say what to do about what is wrong"
+    )
+    _add_storage(doctor)
+    _add(commands, "info [options]", "show what the agent is and how it is configured")
+    commands.add_parser("demo", help="show it all on this machine: a real store, a real workspace, there and back")
+    return parser
+
+
+_Commands = argparse._SubParsersAction
+
+
+def _add(commands: _Commands[_Parser], usage: str, summary: str) -> argparse.ArgumentParser:
+    """Adds a command with the common options; ``usage`` begins with its name."""
+    name = usage.split()[0]
+    description = f"{summary[0].upper()}{summary[1:]}."
+    parser = commands.add_parser(name, usage=f"gpusnap {usage}", help=summary, description=description)
+    _add_common(parser, agent_name="agent_after", agent_default=argparse.SUPPRESS)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, agent_name: str, agent_default: object) -> None:
+    group = parser.add_argument_group("agents and output")
+    group.add_argument(
+        "--agent", metavar="ADDR", action="append", dest=agent_name, default=agent_default,
+        help="the agent: HOST:PORT or unix:PATH; may be repeated",
+    )  # fmt: skip
+    absent = argparse.SUPPRESS
+    group.add_argument("--fleet", metavar="FILE", default=absent, help="more agents: one `name address` a line")
+    group.add_argument("--json", action="store_true", default=absent, help="write data and events as NDJSON")
+    group.add_argument("-q", "--quiet", action="store_true", default=absent, help="no progress and no summary")
+    group.add_argument(
+        "--reattach", metavar="SECONDS", type=_seconds, default=absent,
+        help="how long to try to attach again when the connection is lost (300)",
+    )  # fmt: skip
+
+
+def _add_operations(commands: _Commands[_Parser]) -> None:
+    snapshot = _add(commands, "snapshot PATH [options]", "save a workspace and print the snapshot's id")
+    snapshot.add_argument("path", metavar="PATH", help="the workspace: an absolute path on the agent's machine")
+    _repeated(snapshot, "--exclude", "P", "leave out what matches this gitignore pattern")
+    _repeated(snapshot, "--exclude-from", "FILE", "leave out what matches the patterns in this local file")
+    _repeated(snapshot, "--include", "P", "save only what matches this gitignore pattern")
+    snapshot.add_argument(
+        "--exclude-caches", action="store_true",
+        help="leave out what can be downloaded again: CACHEDIR.TAG, __pycache__, pip, uv, conda, Hugging Face hub",
+    )  # fmt: skip
+    snapshot.add_argument("--one-file-system", action="store_true", help="stay on the workspace's file system")
+    _add_start(snapshot)
+    restore = _add(commands, "restore SNAPSHOT TARGET [options]", "bring a snapshot back and print its id")
+    restore.add_argument("snapshot", metavar="SNAPSHOT")
+    restore.add_argument("target", metavar="TARGET", help="where to: an absolute path on the agent's machine")
+    _repeated(restore, "--path", "P", "only this path of the workspace and what is below it")
+    kind = restore.add_mutually_exclusive_group()
+    kind.add_argument("--overwrite", action="store_true", help="replace what the snapshot has, keep everything else")
+    kind.add_argument("--mirror", action="store_true", help="also remove what the snapshot does not have")
+    _add_start(restore)
+    operations = _add(commands, "operations [options]", "list the agent's operations, the newest first")
+    _add_limit(operations)
+    watch = _add(commands, "watch OP [options]", "attach to an operation and follow it to its end")
+    watch.add_argument("operation", metavar="OP")
+    cancel = _add(commands, "cancel OP [options]", "ask an operation to stop")
+    cancel.add_argument("operation", metavar="OP")
+
+
+def _add_browsing(commands: _Commands[_Parser]) -> None:
+    snapshots = _add(commands, "snapshots [options]", "list the snapshots, the newest first")
+    _add_limit(snapshots)
+    _add_storage(snapshots)
+    show = _add(commands, "show SNAPSHOT [options]", "show one snapshot")
+    show.add_argument("snapshot", metavar="SNAPSHOT")
+    _add_storage(show)
+    files = _add(commands, "files SNAPSHOT [PATH] [options]", "list the files of a snapshot")
+    files.add_argument("snapshot", metavar="SNAPSHOT")
+    files.add_argument("path", metavar="PATH", nargs="?", default="", help="only this path and what is below it")
+    files.add_argument("--names", action="store_true", help="names only, one a line, odd ones escaped")
+    _add_null(files)
+    _add_storage(files)
+    diff = _add(commands, "diff A B [PATH] [options]", "list what differs between two snapshots")
+    diff.epilog = "A added, D deleted, M modified (size, time or link target), m only other metadata, T another type"
+    diff.add_argument("before", metavar="A")
+    diff.add_argument("after", metavar="B")
+    diff.add_argument("path", metavar="PATH", nargs="?", default="", help="only this path and what is below it")
+    _add_null(diff)
+    _add_storage(diff)
+    delete = _add(commands, "delete SNAPSHOT [options]", "delete a snapshot; its chunks stay, as others may need them")
+    delete.add_argument("snapshot", metavar="SNAPSHOT", help="its id or a unique prefix of it")
+    delete.add_argument("--yes", action="store_true", help="do not ask")
+    _add_storage(delete)
+
+
+def _repeated(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
+    parser.add_argument(name, metavar=metavar, action="append", default=[], help=f"{text}; may be repeated")
+
+
+def _add_start(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--detach", action="store_true", help="print the operation's name and return")
+    parser.add_argument(
+        "--request-id", metavar="ID", help="attach to the operation that this id started before, if there is one"
+    )
+    _add_storage(parser)
+
+
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-n", "--limit", metavar="N", type=_positive, help="so many at most")
+
+
+def _add_null(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-0", "--null", action="store_true", help="names as they are, each ended by NUL")
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("storage", "Instead of the agent's configured storage, as a whole.")
+    providers = [provider.value for provider in Provider if provider is not Provider.UNKNOWN]
+    group.add_argument("--provider", choices=providers, help="the vendor of the store")
+    group.add_argument("--bucket")
+    group.add_argument("--prefix", help="the prefix of every object's key")
+    group.add_argument("--endpoint", metavar="URL", help="the endpoint, or the folder for local")
+    group.add_argument("--region")
+    group.add_argument(
+        "--send-credentials", action="store_true",
+        help="give the agent the keys of AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN here",
+    )  # fmt: skip
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _version() -> str:
+    try:
+        return version("gpusnap")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0.0.0"
