@@ -25,7 +25,7 @@ from agent.errors import (
 )
 from agent.storage.engine import IncomingFile, OutgoingFile, TransferReport
 from agent.storage.keys import check_key, clean_prefix, join
-from agent.storage.local import create_local, free_bytes, open_local, remove_file
+from agent.storage.local import create_local, free_bytes, new_local, open_local, remove_file, write_local
 from agent.storage.staging import Budget
 from agent.storage.store import ObjectInfo
 
@@ -103,8 +103,9 @@ class DirectoryStore:
 
     def download(self, key: str, path: str) -> None:
         """Copies the object to a new local file."""
-        with self._errors(key), self._open(key) as source, create_local(path) as target:
-            shutil.copyfileobj(source, target, COPY_BYTES)
+        with self._errors(key), self._open(key) as source, new_local(path) as target:
+            while piece := source.read(COPY_BYTES):
+                write_local(target, piece)
 
     def write(self, key: str, data: bytes) -> None:
         """Stores a small object durably."""
@@ -348,6 +349,7 @@ class DirectoryEngine:
     def _submit(self, work: Callable[[], _T], undo: Callable[[], None]) -> Future[_T]:
         """Runs ``work`` in the pool; ``undo`` gives back what it holds if it does not succeed."""
         future: Future[_T] = Future()
+        future.set_running_or_notify_cancel()
 
         def run() -> None:
             try:

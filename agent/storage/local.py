@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from agent.errors import GpusnapError, LocalIoError, LocalPermissionError, NoSpaceError, PathNotFoundError
@@ -28,7 +30,47 @@ def create_local(path: str) -> BinaryIO:
         NoSpaceError, PathNotFoundError, LocalPermissionError, LocalIoError: it cannot be created.
     """
     try:
-        return open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600), "w+b")
+        return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
+    except OSError as error:
+        raise local_error(error, path) from error
+
+
+@contextmanager
+def new_local(path: str) -> Iterator[BinaryIO]:
+    """Creates a local file for the length of a ``with`` block and removes it if the block fails.
+
+    Raises:
+        NoSpaceError, PathNotFoundError, LocalPermissionError, LocalIoError: it cannot be created.
+    """
+    with create_local(path) as file:
+        try:
+            yield file
+        except BaseException:
+            remove_file(path)
+            raise
+
+
+def write_local(file: BinaryIO, data: bytes) -> None:
+    """Writes to a local file.
+
+    Raises:
+        NoSpaceError, LocalIoError: the disk is full or fails.
+    """
+    try:
+        file.write(data)
+        file.flush()
+    except OSError as error:
+        raise local_error(error, str(file.name)) from error
+
+
+def size_of(path: str) -> int:
+    """Returns the size of a local file in bytes.
+
+    Raises:
+        PathNotFoundError, LocalPermissionError, LocalIoError: it cannot be looked at.
+    """
+    try:
+        return os.stat(path).st_size
     except OSError as error:
         raise local_error(error, path) from error
 

@@ -23,7 +23,10 @@ def open_store(storage: StorageConfig, retry_seconds: float = 60.0) -> Store:
     _demand_configured(storage)
     if storage.provider is Provider.LOCAL:
         return DirectoryStore(storage.endpoint, storage.prefix)
-    raise NotImplementedError
+    from agent.config.provider import resolve
+    from agent.storage.s3 import S3Store
+
+    return S3Store(storage, resolve(storage), retry_seconds)
 
 
 def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: str) -> TransferEngine:
@@ -37,7 +40,10 @@ def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: s
     if storage.provider is Provider.LOCAL:
         store = DirectoryStore(storage.endpoint, storage.prefix)
         return DirectoryEngine(store, transfer.staging_size, min(transfer.connections, DIRECTORY_THREADS))
-    raise NotImplementedError
+    from agent.config.provider import resolve
+    from agent.storage.s5cmd import S5cmdEngine
+
+    return S5cmdEngine(storage, resolve(storage), transfer, staging_dir)
 
 
 def engine_reason(storage: StorageConfig, transfer: TransferConfig) -> str:

@@ -86,6 +86,13 @@ class StagedFile:
         """The file; its name is unique and contains a token that no other file of any engine has."""
         return self._path
 
+    def clear(self) -> None:
+        """Removes the file, and what a killed s5cmd left beside it: the same name followed by digits."""
+        folder, own = os.path.split(self._path)
+        for name in _names(folder):
+            if name.startswith(own):
+                remove_file(os.path.join(folder, name))
+
     def release(self) -> None:
         """Removes the file and gives the room back. Further calls do nothing."""
         self._area.give_back(self, self._charge)

@@ -1,0 +1,299 @@
+"""The control side's store in an S3 bucket, over boto3."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+import boto3
+import boto3.exceptions
+import botocore.exceptions
+from boto3.s3.transfer import TransferConfig as Boto3TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from agent.config.model import StorageConfig
+from agent.config.provider import ResolvedStorage
+from agent.errors import ConfigError, ObjectNotFoundError
+from agent.storage.failure import Failure, FailureKind, kind_of, to_error
+from agent.storage.keys import check_key, clean_prefix, join
+from agent.storage.local import new_local, open_local, size_of, write_local
+from agent.storage.retry import RetryPolicy
+from agent.storage.store import ObjectInfo
+
+PIECE_BYTES = 1 << 20
+"""What a download holds in memory."""
+
+ONE_PUT_BYTES = 64 << 20
+"""Up to here a file is one PUT; above it goes in parts of this size."""
+
+UPLOAD_THREADS = 4
+CONNECTIONS = 16
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+"""How long a store may take to accept a connection, and to send the next bytes; never longer than the retries last."""
+
+_T = TypeVar("_T")
+
+
+class S3Store:
+    """A repository below a prefix of a bucket.
+
+    Args:
+        storage: the bucket, the prefix and the credentials.
+        resolved: its endpoint, region and addressing style.
+        retry_seconds: how long a store that does not answer is tried.
+
+    Raises:
+        InvalidRequestError: the prefix is not allowed.
+    """
+
+    def __init__(self, storage: StorageConfig, resolved: ResolvedStorage, retry_seconds: float) -> None:
+        self._storage = storage
+        self._resolved = resolved
+        self._bucket = storage.bucket
+        self._prefix = clean_prefix(storage.prefix)
+        self._policy = RetryPolicy(retry_seconds)
+        self._lock = threading.Lock()
+        self._opened: Any = None
+
+    @property
+    def location(self) -> str:
+        """``s3://bucket/prefix``."""
+        return f"s3://{join(self._bucket, self._prefix)}".rstrip("/")
+
+    def check(self) -> None:
+        """Makes sure that the bucket exists and answers with these credentials."""
+
+        def look() -> None:
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except ClientError as error:
+                # A HEAD has no body, and so no code: the same question as a GET says what is wrong.
+                if _status(error) not in (400, 401, 403):
+                    raise
+                self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._full(""), MaxKeys=1)
+
+        try:
+            self._try("", look)
+        except ObjectNotFoundError as error:
+            failure = Failure(FailureKind.BUCKET_NOT_FOUND, "the bucket does not exist")
+            raise to_error(failure, self._where, "") from error
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Yields every object whose key begins with ``prefix``, by ascending key."""
+        skip = len(self._full(""))
+        for page in self._pages(Prefix=self._full(prefix)):
+            for item in page.get("Contents", ()):
+                modified = int(item["LastModified"].timestamp() * 1000) * 1_000_000
+                yield ObjectInfo(item["Key"][skip:], item["Size"], modified)
+
+    def list_folders(self, prefix: str) -> Iterator[str]:
+        """Yields the distinct next components below ``prefix``."""
+        full = self._full(prefix)
+        for page in self._pages(Prefix=full, Delimiter="/"):
+            for item in page.get("CommonPrefixes", ()):
+                yield item["Prefix"][len(full) :].rstrip("/")
+
+    def head(self, key: str) -> ObjectInfo:
+        """Returns the facts about one object."""
+        answer = self._about(key, lambda client, where: client.head_object(**where))
+        modified = int(answer["LastModified"].timestamp() * 1000) * 1_000_000
+        return ObjectInfo(key, answer["ContentLength"], modified)
+
+    def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """Returns ``length`` bytes from ``offset``, or all the rest."""
+        if length == 0:
+            self.head(key)
+            return b""
+        if offset == 0 and length is None:
+            return self._body(key)[0]
+        end = "" if length is None else str(offset + length - 1)
+        return self._range(key, f"bytes={offset}-{end}")[0]
+
+    def read_tail(self, key: str, length: int) -> tuple[bytes, int]:
+        """Returns the last ``length`` bytes and the whole size."""
+        if length == 0:
+            return b"", self.head(key).size
+        data, size = self._range(key, f"bytes=-{length}")
+        return data[-length:], size
+
+    def download(self, key: str, path: str) -> None:
+        """Writes the object to a new local file; a broken connection is continued where it broke."""
+        with new_local(path) as file:
+            etag = ""
+
+            def fetch() -> None:
+                nonlocal etag
+                where = {"Range": f"bytes={file.tell()}-", "IfMatch": etag} if file.tell() else {}
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._full(check_key(key)), **where)
+                etag = answer["ETag"]
+                while piece := answer["Body"].read(PIECE_BYTES):
+                    write_local(file, piece)
+
+            self._try(key, fetch)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Stores a small object."""
+        self._about(key, lambda client, where: client.put_object(Body=data, **where))
+
+    def upload(self, key: str, path: str) -> None:
+        """Stores a local file, above 64 MiB in several parts."""
+        if size_of(path) > ONE_PUT_BYTES:
+            config = Boto3TransferConfig(
+                multipart_threshold=ONE_PUT_BYTES, multipart_chunksize=ONE_PUT_BYTES, max_concurrency=UPLOAD_THREADS
+            )
+            self._about(key, lambda client, where: client.upload_file(Filename=path, Config=config, **where))
+            return
+        with open_local(path) as file:
+
+            def put(client: Any, where: dict[str, str]) -> None:
+                file.seek(0)
+                client.put_object(Body=file, **where)
+
+            self._about(key, put)
+
+    def delete(self, key: str) -> None:
+        """Deletes an object; one that does not exist is no error."""
+        try:
+            self._about(key, lambda client, where: client.delete_object(**where))
+        except ObjectNotFoundError:
+            pass
+
+    def close(self) -> None:
+        """Closes the connections."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+            self._opened = None
+
+    @property
+    def _where(self) -> str:
+        return f"s3://{self._bucket} at {self._resolved.endpoint_url or 'AWS'}"
+
+    def _full(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    @property
+    def _client(self) -> Any:
+        with self._lock:
+            if self._opened is None:
+                self._opened = _open_client(self._storage, self._resolved, self._policy.seconds)
+            return self._opened
+
+    def _about(self, key: str, action: Callable[[Any, dict[str, str]], Any]) -> Any:
+        where = {"Bucket": self._bucket, "Key": self._full(check_key(key))}
+        try:
+            return self._try(key, lambda: action(self._client, where))
+        except ObjectNotFoundError:
+            self.check()  # the answer to a HEAD does not say whether the object or the bucket is missing
+            raise
+
+    def _body(self, key: str, **options: str) -> tuple[bytes, int]:
+        """Returns what a GET delivers, and the whole size of the object."""
+
+        def get(client: Any, where: dict[str, str]) -> tuple[bytes, int]:
+            answer = client.get_object(**where, **options)
+            data = cast("bytes", answer["Body"].read())
+            total = re.search(r"/(\d+)$", answer.get("ContentRange", ""))
+            return data, int(total.group(1)) if total else len(data)
+
+        return cast("tuple[bytes, int]", self._about(key, get))
+
+    def _range(self, key: str, wanted: str) -> tuple[bytes, int]:
+        try:
+            return self._body(key, Range=wanted)
+        except _BeyondEndError:
+            return b"", self.head(key).size
+
+    def _pages(self, **options: str) -> Iterator[dict[str, Any]]:
+        token: dict[str, str] = {}
+        while True:
+            page = self._try("", lambda: self._client.list_objects_v2(Bucket=self._bucket, **options, **token))  # noqa: B023
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def _try(self, key: str, action: Callable[[], _T]) -> _T:
+        def attempt() -> _T:
+            with self._errors(key):
+                return action()
+
+        return self._policy.call(attempt)
+
+    @contextmanager
+    def _errors(self, key: str) -> Iterator[None]:
+        """Turns what boto3 raises into errors of a store that name the bucket, the endpoint and the object."""
+        try:
+            yield
+        except _FOREIGN as error:
+            cause = error
+            while isinstance(cause, boto3.exceptions.Boto3Error) and isinstance(cause.__context__, _FOREIGN):
+                cause = cause.__context__
+            if isinstance(cause, ClientError) and _status(cause) == 416:
+                raise _BeyondEndError from error
+            raise to_error(_failure(cause), self._where, self._full(key) if key else "") from error
+
+
+class _BeyondEndError(Exception):
+    """The range that was asked for begins at or after the object's end."""
+
+
+_FOREIGN = (BotoCoreError, ClientError, boto3.exceptions.Boto3Error)
+
+_NO_CREDENTIALS = (
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.TokenRetrievalError,
+    botocore.exceptions.ProfileNotFound,
+    botocore.exceptions.SSOError,
+)
+
+
+def _open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_seconds: float) -> Any:
+    keys = storage.credentials
+    session = boto3.Session(
+        aws_access_key_id=keys.access_key_id if keys else None,
+        aws_secret_access_key=keys.secret_access_key if keys else None,
+        aws_session_token=(keys.session_token or None) if keys else None,
+        profile_name=(storage.profile or None) if not keys else None,
+    )
+    config = Config(
+        region_name=resolved.region or None,
+        s3={"addressing_style": "path" if resolved.path_style else "auto"},
+        ignore_configured_endpoint_urls=True,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        connect_timeout=min(CONNECT_SECONDS, max(retry_seconds, 1.0)),
+        read_timeout=min(READ_SECONDS, max(retry_seconds, 1.0)),
+        retries={"mode": "standard", "total_max_attempts": 1},
+        max_pool_connections=CONNECTIONS,
+    )
+    try:
+        return session.client("s3", endpoint_url=resolved.endpoint_url or None, config=config)
+    except ValueError as error:
+        raise ConfigError(f"the endpoint {resolved.endpoint_url!r} cannot be used: {error}") from error
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, ClientError):
+        details = error.response.get("Error", {})
+        code, status = str(details.get("Code", "")), _status(error)
+        text = f"{code or status}: {details.get('Message', '') or 'no message'}"
+        return Failure(kind_of(code, status) or FailureKind.UNAVAILABLE, " ".join(text.split()), code)
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, _NO_CREDENTIALS):
+        return Failure(FailureKind.ACCESS_DENIED, text, "NoCredentialProviders")
+    if isinstance(error, botocore.exceptions.ParamValidationError):
+        return Failure(FailureKind.BUCKET_NOT_FOUND, text)
+    return Failure(FailureKind.UNAVAILABLE, text)

@@ -1,0 +1,162 @@
+"""The transfer engine that moves chunks with s5cmd through a staging folder."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import Future
+
+from agent.config.model import StorageConfig, TransferConfig
+from agent.config.provider import ResolvedStorage
+from agent.errors import CancelledError, GpusnapError, NoSpaceError
+from agent.storage.engine import IncomingFile, OutgoingFile, TransferReport
+from agent.storage.keys import check_key, clean_prefix, join
+from agent.storage.local import size_of
+from agent.storage.retry import RetryPolicy
+from agent.storage.s5cmd_lane import Lane, Transfer
+from agent.storage.s5cmd_lines import DOWNLOAD_CONCURRENCY, download_line, upload_line
+from agent.storage.s5cmd_program import command_line, environment, find_s5cmd
+from agent.storage.staging import StagedFile, StagingArea
+
+__all__ = ["S5cmdEngine", "find_s5cmd"]
+
+STUCK_FACTOR = 8
+"""Staging sizes of bytes that may pass one object by before it counts as stuck; fair sharing makes it one."""
+
+
+class S5cmdEngine:
+    """Moves chunks with one long-lived s5cmd a direction, each started by its first transfer.
+
+    Args:
+        storage: where the objects are, with the credentials.
+        resolved: its endpoint and region.
+        transfer: connections, staging size, retries and the program.
+        staging_dir: an existing folder that belongs to this engine alone.
+
+    Raises:
+        EngineUnavailableError: s5cmd is missing or too old.
+        InvalidRequestError: the prefix is not allowed.
+    """
+
+    name = "s5cmd"
+
+    def __init__(
+        self, storage: StorageConfig, resolved: ResolvedStorage, transfer: TransferConfig, staging_dir: str
+    ) -> None:
+        self._program, self.version = find_s5cmd(transfer.s5cmd_path)
+        self._storage = storage
+        self._prefix = clean_prefix(storage.prefix)
+        self._location = f"s3://{storage.bucket} at {resolved.endpoint_url or 'AWS'}"
+        self._endpoint_url = resolved.endpoint_url
+        # AWS tells the region of a bucket when asked; other services want the one that is configured.
+        self._region = resolved.region if resolved.endpoint_url or storage.region else ""
+        self._transfer = transfer
+        self._area = StagingArea(staging_dir, transfer.staging_size)
+        self._lock = threading.Lock()
+        self._lanes: dict[str, Lane] = {}
+        self._ended = False
+
+    def outgoing(self, size: int) -> OutgoingFile:
+        """Returns an empty staged file; blocks while the staging budget is used up."""
+        return self._area.create(size)
+
+    def upload(self, file: OutgoingFile, key: str) -> Future[TransferReport]:
+        """Uploads a staged file with one PUT."""
+        future: Future[TransferReport] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            size = size_of(file.path)
+            line = upload_line(file.path, self._url(key), self._region)
+        except BaseException:
+            file.release()
+            raise
+
+        def done(seconds: float, attempts: int, error: GpusnapError | None) -> None:
+            file.release()
+            if error:
+                future.set_exception(error)
+            else:
+                future.set_result(TransferReport(size, seconds, attempts))
+
+        self._submit(
+            "upload", self._transfer.connections, Transfer(file.path, line, self._location, self._full(key), done)
+        )
+        return future
+
+    def download(self, key: str, size: int) -> Future[IncomingFile]:
+        """Fetches an object into the staging folder over up to four connections."""
+        future: Future[IncomingFile] = Future()
+        future.set_running_or_notify_cancel()
+        url = self._url(key)
+        file = self._area.reserve(size)
+
+        def done(seconds: float, attempts: int, error: GpusnapError | None) -> None:
+            if error:
+                file.release()
+                future.set_exception(self._area.full(size) if isinstance(error, NoSpaceError) else error)
+            else:
+                future.set_result(_Incoming(file, TransferReport(size_of(file.path), seconds, attempts)))
+
+        line = download_line(url, file.path, self._region)
+        workers = max(1, self._transfer.connections // DOWNLOAD_CONCURRENCY)
+        self._submit("download", workers, Transfer(file.path, line, self._location, self._full(key), done, file.clear))
+        return future
+
+    def close(self) -> None:
+        """Waits for what is running and ends s5cmd."""
+        for lane in self._end():
+            lane.close()
+        self._area.clear()
+
+    def abort(self) -> None:
+        """Kills s5cmd, fails what waits, and empties the staging folder. Not to be called from a future's callback."""
+        lanes = self._end()
+        self._area.abort()
+        for lane in lanes:
+            lane.abort()
+        self._area.clear()
+
+    def _full(self, key: str) -> str:
+        return join(self._prefix, check_key(key))
+
+    def _url(self, key: str) -> str:
+        return f"s3://{self._storage.bucket}/{self._full(key)}"
+
+    def _submit(self, name: str, workers: int, transfer: Transfer) -> None:
+        lane = self._lane(name, workers)
+        if lane:
+            lane.submit(transfer)
+        else:
+            transfer.finish(CancelledError("the transfers were cancelled"))
+
+    def _lane(self, name: str, workers: int) -> Lane | None:
+        with self._lock:
+            if self._ended:
+                return None
+            if name not in self._lanes:
+                self._lanes[name] = Lane(
+                    f"s5cmd-{name}",
+                    command_line(self._program, self._endpoint_url, workers),
+                    environment(self._storage, self._region, os.environ),
+                    workers,
+                    RetryPolicy(self._transfer.retry_seconds),
+                    STUCK_FACTOR * self._transfer.staging_size,
+                )
+            return self._lanes[name]
+
+    def _end(self) -> list[Lane]:
+        with self._lock:
+            self._ended = True
+            return list(self._lanes.values())
+
+
+class _Incoming:
+    """A downloaded object in the staging folder."""
+
+    def __init__(self, file: StagedFile, report: TransferReport) -> None:
+        self._file = file
+        self.path = file.path
+        self.report = report
+
+    def release(self) -> None:
+        self._file.release()
