@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from agent.errors import InvalidRequestError
+from agent.errors import ConfigError, InvalidRequestError
 
 
 def check_key(key: str) -> str:
     """Returns ``key`` if it can be an object's key in every kind of store.
 
     Raises:
-        InvalidRequestError: it is empty, has a component that is empty, "." or "..", or holds NUL, CR or LF.
+        InvalidRequestError: a component is empty, "." or "..", or it holds a backslash (which some stores take for a
+            slash) or a control character.
     """
-    if any(part in ("", ".", "..") for part in key.split("/")) or any(bad in key for bad in "\0\r\n"):
+    if not _allowed(key):
         raise InvalidRequestError(f"the object key {key!r} is not allowed")
     return key
 
@@ -25,7 +26,14 @@ def clean_prefix(prefix: str) -> str:
     """Returns a repository's prefix without slashes at its ends.
 
     Raises:
-        InvalidRequestError: see ``check_key``.
+        ConfigError: it could not be the beginning of a key.
     """
     prefix = prefix.strip("/")
-    return check_key(prefix) if prefix else ""
+    if prefix and not _allowed(prefix):
+        raise ConfigError(f"storage.prefix: {prefix!r} is not allowed; give names joined by '/', without backslashes")
+    return prefix
+
+
+def _allowed(key: str) -> bool:
+    parts = key.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and not any(c < " " or c == "\\" for c in key)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
+from agent.config.provider import resolve
 from agent.errors import StorageNotConfiguredError
 from agent.storage.directory import DirectoryEngine, DirectoryStore
 from agent.storage.engine import TransferEngine
+from agent.storage.s3 import S3Store
+from agent.storage.s5cmd import S5cmdEngine
 from agent.storage.store import Store
 
 DIRECTORY_THREADS = 16
@@ -18,14 +21,10 @@ def open_store(storage: StorageConfig, retry_seconds: float = 60.0) -> Store:
     Raises:
         StorageNotConfiguredError: the configuration names no store.
         ConfigError: it is contradictory.
-        InvalidRequestError: the prefix cannot be one.
     """
     _demand_configured(storage)
     if storage.provider is Provider.LOCAL:
-        return DirectoryStore(storage.endpoint, storage.prefix)
-    from agent.config.provider import resolve
-    from agent.storage.s3 import S3Store
-
+        return _directory(storage)
     return S3Store(storage, resolve(storage), retry_seconds)
 
 
@@ -34,15 +33,11 @@ def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: s
 
     Raises:
         EngineUnavailableError: its program is missing or too old.
-        StorageNotConfiguredError, ConfigError, InvalidRequestError: as ``open_store``.
+        StorageNotConfiguredError, ConfigError: as ``open_store``.
     """
     _demand_configured(storage)
     if storage.provider is Provider.LOCAL:
-        store = DirectoryStore(storage.endpoint, storage.prefix)
-        return DirectoryEngine(store, transfer.staging_size, min(transfer.connections, DIRECTORY_THREADS))
-    from agent.config.provider import resolve
-    from agent.storage.s5cmd import S5cmdEngine
-
+        return DirectoryEngine(_directory(storage), transfer.staging_size, min(transfer.connections, DIRECTORY_THREADS))
     return S5cmdEngine(storage, resolve(storage), transfer, staging_dir)
 
 
@@ -53,6 +48,10 @@ def engine_reason(storage: StorageConfig, transfer: TransferConfig) -> str:
     if transfer.engine is EngineChoice.AUTO:
         return "s5cmd is the default for S3 stores"
     return f'[transfer] engine = "{transfer.engine.value}"'
+
+
+def _directory(storage: StorageConfig) -> DirectoryStore:
+    return DirectoryStore(resolve(storage).endpoint_url, storage.prefix)
 
 
 def _demand_configured(storage: StorageConfig) -> None:

@@ -49,7 +49,7 @@ class S3Store:
         retry_seconds: how long a store that does not answer is tried.
 
     Raises:
-        InvalidRequestError: the prefix is not allowed.
+        ConfigError: the prefix is not allowed.
     """
 
     def __init__(self, storage: StorageConfig, resolved: ResolvedStorage, retry_seconds: float) -> None:

@@ -35,7 +35,7 @@ class S5cmdEngine:
 
     Raises:
         EngineUnavailableError: s5cmd is missing or too old.
-        InvalidRequestError: the prefix is not allowed.
+        ConfigError: the prefix is not allowed.
     """
 
     name = "s5cmd"
