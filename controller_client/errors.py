@@ -232,6 +232,19 @@ class WorkerCrashedError(GpusnapError):
     default_retryable = True
 
 
+class JournalError(GpusnapError):
+    """The agent's journal of operations cannot be used."""
+
+    default_reason = "JOURNAL_UNUSABLE"
+
+
+class TooManyRequestsError(GpusnapError):
+    """More requests wait for the store than the agent holds."""
+
+    default_reason = "TOO_MANY_REQUESTS"
+    default_retryable = True
+
+
 class ShuttingDownError(GpusnapError):
     """The agent drains and takes no new work."""
 

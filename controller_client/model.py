@@ -1,15 +1,14 @@
 """What the agent says, as plain typed data.
 
-Sizes are bytes, durations seconds, rates bytes a second, times nanoseconds since 1970-01-01 UTC. Paths of entries are
-raw bytes relative to the workspace (or the target of a restore); ``controller_client.names.show_path`` makes them
-printable. Every enum has the member ``UNKNOWN`` for what a newer agent may send.
+Sizes are bytes, durations seconds, rates bytes a second, times nanoseconds since 1970-01-01 UTC (``times.to_datetime``
+makes a ``datetime`` of one). Paths of entries are raw bytes relative to the workspace, or to the target of a restore
+(``names.show_path`` makes one printable). Every enum has the member ``UNKNOWN`` for what a newer agent may send.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 
 
 class OperationKind(enum.Enum):
@@ -392,13 +391,3 @@ class StorageCheck:
 
     steps: tuple[CheckStep, ...]
     ok: bool
-
-
-def to_datetime(time_ns: int) -> datetime:
-    """Returns a time of this module as an aware ``datetime`` in UTC, cut to microseconds.
-
-    >>> to_datetime(1_500_000_000_123_456_789).isoformat()
-    '2017-07-14T02:40:00.123456+00:00'
-    """
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=nanoseconds // 1000)

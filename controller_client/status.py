@@ -12,6 +12,7 @@ from controller_client.errors import (
     CancelledError,
     GpusnapError,
     NotSupportedByAgentError,
+    ShuttingDownError,
     from_reason,
 )
 
@@ -39,11 +40,10 @@ def from_rpc_error(error: grpc.aio.AioRpcError, address: str) -> GpusnapError:
 
 def is_lost_connection(error: grpc.aio.AioRpcError) -> bool:
     """Whether the connection broke or the agent went away, so that attaching again may help."""
-    code = error.code()
-    if code is grpc.StatusCode.UNAVAILABLE:
-        info = _error_info(error)
-        return info is None or info.reason == "SHUTTING_DOWN"
-    return code is grpc.StatusCode.CANCELLED
+    if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        return False
+    info = _error_info(error)
+    return info is None or info.reason == ShuttingDownError.default_reason
 
 
 def _without_reason(error: grpc.aio.AioRpcError, address: str) -> GpusnapError:

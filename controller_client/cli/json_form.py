@@ -12,7 +12,7 @@ import enum
 import json
 from typing import TYPE_CHECKING
 
-from controller_client.cli.units import rfc3339
+from controller_client.times import rfc3339
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -64,7 +64,9 @@ def _add(commands: _Commands[_Parser], usage: str, summary: str) -> argparse.Arg
     """Adds a command with the common options; ``usage`` begins with its name."""
     name = usage.split()[0]
     description = f"{summary[0].upper()}{summary[1:]}."
-    parser = commands.add_parser(name, usage=f"gpusnap {usage}", help=summary, description=description)
+    parser = commands.add_parser(
+        name, prog=f"gpusnap {name}", usage=f"gpusnap {usage}", help=summary, description=description
+    )
     _add_common(parser, agent_name="agent_after", agent_default=argparse.SUPPRESS)
     return parser
 

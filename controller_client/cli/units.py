@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -65,13 +65,3 @@ def duration(seconds: float) -> str:
 def local_time(time_ns: int) -> str:
     """Returns a time in the time zone of the person, to the second."""
     return datetime.fromtimestamp(time_ns // 1_000_000_000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
-def rfc3339(time_ns: int) -> str:
-    """Returns a time for programs, in UTC and to the nanosecond.
-
-    >>> rfc3339(1_500_000_000_123_456_789)
-    '2017-07-14T02:40:00.123456789Z'
-    """
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol
 
@@ -96,7 +96,7 @@ class TerminalView:
         if self._live is None:
             self._live = Live(
                 console=self._console,
-                get_renderable=self._render,
+                get_renderable=lambda: self.render(self._trackers),
                 refresh_per_second=_REFRESHES_PER_SECOND,
                 redirect_stdout=sys.stdout.isatty(),
             )
@@ -120,10 +120,11 @@ class TerminalView:
     ) -> None:
         self._stop()
 
-    def _render(self) -> RenderableType:
+    def render(self, trackers: Sequence[Tracker]) -> RenderableType:
+        """Returns what is shown of these operations."""
         if self._several:
-            return _hosts(self._trackers)
-        return Group(*(_operation(tracker) for tracker in self._trackers))
+            return _hosts(trackers)
+        return Group(*(_operation(tracker) for tracker in trackers))
 
 
 def _operation(tracker: Tracker) -> RenderableType:
