@@ -5,7 +5,8 @@ from __future__ import annotations
 from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.config.provider import resolve
 from agent.errors import StorageNotConfiguredError
-from agent.storage.directory import DirectoryEngine, DirectoryStore
+from agent.storage.directory import DirectoryStore
+from agent.storage.directory_engine import DirectoryEngine
 from agent.storage.engine import TransferEngine
 from agent.storage.s3 import S3Store
 from agent.storage.s5cmd import S5cmdEngine

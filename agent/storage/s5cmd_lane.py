@@ -6,17 +6,15 @@ import dataclasses
 import heapq
 import itertools
 import os
-import signal
-import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import IO
 
 from agent.errors import CancelledError, EngineUnavailableError, GpusnapError
 from agent.storage.failure import Failure, FailureKind, to_error
 from agent.storage.retry import RetryPolicy
+from agent.storage.s5cmd_child import EXIT_SECONDS, Child
 from agent.storage.s5cmd_lines import Answer, parse_line
 
 PIPE_BYTES = 32 << 10
@@ -33,11 +31,6 @@ TICK_SECONDS = 1.0
 
 PROGRESS_BYTES = 64 << 10
 """Bytes written by s5cmd that count as progress: more than the requests of a few retries."""
-
-EXIT_SECONDS = 10.0
-"""How long s5cmd may take to end after its standard input has ended."""
-
-LINE_LIMIT = 64 << 10
 
 
 def _nothing() -> None:
@@ -80,37 +73,6 @@ class Transfer:
         self.done(seconds, self.attempts, error)
 
 
-@dataclasses.dataclass(eq=False)
-class _Child:
-    """A running s5cmd."""
-
-    process: subprocess.Popen[bytes]
-    readers: list[threading.Thread] = dataclasses.field(default_factory=list)
-    open_pipes: int = 2
-    moved: int = 0
-    last_words: str = ""
-    stalled: bool = False
-
-    def kill(self) -> None:
-        if self.process.returncode is not None:
-            return  # reaped: the number may be another process's by now
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-
-    def bytes_moved(self) -> int:
-        """Bytes it has written so far, to sockets or files: what tells slow from stalled."""
-        try:
-            with open(f"/proc/{self.process.pid}/io", "rb") as file:
-                for line in file:
-                    if line.startswith(b"wchar:"):
-                        return int(line.split()[1])
-        except (OSError, ValueError):
-            pass
-        return self.moved
-
-
 _Finished = list[tuple[Transfer, GpusnapError | None]]
 
 
@@ -146,9 +108,12 @@ class Lane:
         self._delayed: list[tuple[float, int, Transfer]] = []
         self._order = itertools.count()
         self._sent: dict[str, Transfer] = {}
-        self._child: _Child | None = None
-        self._last_child: _Child | None = None
+        self._child: Child | None = None
+        self._last_child: Child | None = None
         self._deaths = 0
+        self._last_words = ""
+        self._stalled = False
+        self._moved = 0
         self._progress = time.monotonic()
         self._closing = False
         self._aborted = False
@@ -210,7 +175,7 @@ class Lane:
         return []
 
     def _may_send(self, transfer: Transfer) -> bool:
-        if self._child is not None and self._child.open_pipes < 2:
+        if self._child and self._child.ending:
             return False  # it is dying; its last answers are still being read
         unanswered = sum(len(sent.line) for sent in self._sent.values())
         return len(self._sent) < self._workers and (not self._sent or unanswered + len(transfer.line) <= PIPE_BYTES)
@@ -226,44 +191,27 @@ class Lane:
         transfer.attempts += 1
         transfer.first_sent = transfer.first_sent or now
         transfer.sent = now
-        transfer.sent_moved = child.moved
+        transfer.sent_moved = self._moved
         self._sent[transfer.token] = transfer
         try:
-            _write(child.process, transfer.line)
+            child.send(transfer.line)
         except OSError:
             pass  # it died: its readers see that, and what was sent is tried again
         return []
 
-    def _start(self) -> _Child:
-        process = subprocess.Popen(
-            self._arguments,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,
-        )
-        child = self._child = self._last_child = _Child(process)
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            reader = threading.Thread(target=self._read, args=(child, pipe), name=f"{self._name}-reader", daemon=True)
-            child.readers.append(reader)
-            reader.start()
-        return child
+    def _start(self) -> Child:
+        self._stalled = False
+        self._moved = 0
+        self._child = Child(self._name, self._arguments, self._environment, self._heard, self._died)
+        self._last_child = self._child
+        return self._child
 
-    def _read(self, child: _Child, pipe: IO[bytes]) -> None:
-        with pipe:
-            while line := pipe.readline(LINE_LIMIT):
-                answer = parse_line(line)
-                if isinstance(answer, Answer):
-                    self._answered(answer)
-                elif answer.text:
-                    child.last_words = answer.text
-        with self._changed:
-            child.open_pipes -= 1
-            if child.open_pipes:
-                return
-        self._died(child)
+    def _heard(self, line: bytes) -> None:
+        answer = parse_line(line)
+        if isinstance(answer, Answer):
+            self._answered(answer)
+        elif answer.text:
+            self._last_words = answer.text
 
     def _answered(self, answer: Answer) -> None:
         with self._changed:
@@ -300,21 +248,19 @@ class Lane:
     def _watch(self, now: float) -> None:
         """Kills s5cmd when nothing moves any more, or when one object is left behind."""
         child = self._child
-        if child is None or not self._sent or child.stalled:
+        if child is None or not self._sent or self._stalled:
             return
-        moved = child.bytes_moved()
-        if moved - child.moved >= PROGRESS_BYTES:
-            child.moved = moved
+        moved = child.bytes_written() or 0
+        if moved - self._moved >= PROGRESS_BYTES:
+            self._moved = moved
             self._progress = now
         still = now - max(self._progress, max(sent.sent for sent in self._sent.values()))
-        left_behind = any(child.moved - sent.sent_moved > self._stall_bytes for sent in self._sent.values())
+        left_behind = any(self._moved - sent.sent_moved > self._stall_bytes for sent in self._sent.values())
         if still > self._policy.seconds or left_behind:
-            child.stalled = True
+            self._stalled = True
             child.kill()
 
-    def _died(self, child: _Child) -> None:
-        """Called by the last reader of a child, after its last answer."""
-        status = _reap(child)
+    def _died(self, status: int) -> None:
         with self._changed:
             lost = list(self._sent.values())
         for transfer in lost:
@@ -322,14 +268,14 @@ class Lane:
         with self._changed:
             self._sent.clear()
             self._child = None
-            finished = self._recover(child, lost, status)
+            finished = self._recover(lost, status)
             self._changed.notify_all()
         _finish(finished)
 
-    def _recover(self, child: _Child, lost: list[Transfer], status: int) -> _Finished:
+    def _recover(self, lost: list[Transfer], status: int) -> _Finished:
         if self._aborted:
             return [(transfer, _cancelled()) for transfer in lost]
-        if child.stalled:
+        if self._stalled:
             failure = Failure(FailureKind.UNAVAILABLE, "the store stopped answering")
             return [ended for transfer in lost for ended in self._failed(transfer, failure)]
         if lost:
@@ -341,7 +287,7 @@ class Lane:
             return []
         self._deaths = 0
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        words = f"; its last words: {child.last_words}" if child.last_words else ""
+        words = f"; its last words: {self._last_words}" if self._last_words else ""
         problem = EngineUnavailableError(f"s5cmd {how}, {DEATHS_IN_A_ROW} times in a row{words}")
         return [(transfer, problem) for transfer in [*lost, *self._take_queued()]]
 
@@ -357,11 +303,9 @@ class Lane:
             self._aborted = self._aborted or not self._closing
             self._closing = True
             if self._child and not self._aborted:
-                _close_stdin(self._child.process)
+                self._child.end_input()
         if self._last_child:
-            _join(self._last_child.readers, time.monotonic() + (0.0 if self._aborted else EXIT_SECONDS))
-            self._last_child.kill()
-            _join(self._last_child.readers, None)
+            self._last_child.join(0.0 if self._aborted else EXIT_SECONDS)
         with self._changed:
             left = self._take_queued()
         _finish((transfer, _cancelled()) for transfer in left)
@@ -374,32 +318,3 @@ def _cancelled() -> GpusnapError:
 def _finish(finished: Iterable[tuple[Transfer, GpusnapError | None]]) -> None:
     for transfer, error in finished:
         transfer.finish(error)
-
-
-def _join(threads: list[threading.Thread], deadline: float | None) -> None:
-    for thread in threads:
-        thread.join(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-
-
-def _write(process: subprocess.Popen[bytes], line: bytes) -> None:
-    assert process.stdin is not None
-    process.stdin.write(line)
-    process.stdin.flush()
-
-
-def _close_stdin(process: subprocess.Popen[bytes]) -> None:
-    assert process.stdin is not None
-    try:
-        process.stdin.close()
-    except OSError:
-        pass  # it died with a command unread
-
-
-def _reap(child: _Child) -> int:
-    """Waits for a child that has closed its output and returns its status."""
-    _close_stdin(child.process)
-    try:
-        return child.process.wait(EXIT_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        return child.process.wait()
