@@ -231,11 +231,10 @@ class AgentClient:
     ) -> AsyncIterator[model.Entry]:
         """Yields the entries of a snapshot in archive order; only ``path`` and what is below it if one is given.
 
-        "latest" is resolved once: all pages come from the same snapshot.
+        The name is resolved with the first page: all pages come from the same snapshot.
 
         Raises:
             SnapshotNotFoundError, SnapshotAmbiguousError: the name fits none, or more than one.
-            PathNotFoundError: the snapshot has no such path.
         """
         request = pb.ListFilesRequest(
             snapshot=snapshot, path=path, page_size=FILES_PAGE, storage=convert.storage_message(storage)
@@ -245,7 +244,6 @@ class AgentClient:
             for message in page.entries:
                 yield convert.entry(message)
             request.page_token = page.next_page_token
-            request.snapshot = page.snapshot_id or snapshot
             if not request.page_token:
                 return
 

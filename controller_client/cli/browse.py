@@ -15,8 +15,9 @@ from controller_client.cli.follow import warning_line
 from controller_client.cli.json_form import fields_of
 from controller_client.cli.listing import LETTERS, change_line, long_line, shown_path
 from controller_client.diff import ChangeKind, diff
+from controller_client.errors import PathNotFoundError
 from controller_client.model import Snapshot, Storage
-from controller_client.names import show_text
+from controller_client.names import show_path, show_text
 
 _BATCH = 100
 _HEADER = ("ID", "COMMITTED", "HOST", "WORKSPACE", "FILES", "SIZE", "STORED", "WARNINGS")
@@ -77,13 +78,18 @@ class FilesCommand:
 
     async def run(self, context: Context) -> ExitCode:
         """Lists the entries of a snapshot in archive order."""
+        found = False
         async for entry in context.client.list_files(self.snapshot, self.path, storage=self.storage):
+            found = True
             if context.output.json:
                 context.output.record("entry", **fields_of(entry))
             elif self.null:
                 context.output.raw(entry.path or b".")
             else:
                 context.output.line(shown_path(entry.path) if self.names else long_line(entry))
+        if not found:
+            hint = f"list what it holds with `gpusnap files {show_text(self.snapshot)}`"
+            raise PathNotFoundError(f"snapshot {self.snapshot}: no path {show_path(self.path)}", hint=hint)
         return ExitCode.DONE
 
 
