@@ -253,6 +253,21 @@ class WorkerCrashedError(GpusnapError):
     default_hint = "repeat the request; if it dies again, look for the kernel's out-of-memory messages"
 
 
+class JournalError(GpusnapError):
+    """The agent's journal of operations cannot be used."""
+
+    reason = "JOURNAL_UNUSABLE"
+    default_hint = "check the disk and the rights of [agent] state_dir"
+
+
+class TooManyRequestsError(GpusnapError):
+    """More requests wait for the store than the agent holds."""
+
+    reason = "TOO_MANY_REQUESTS"
+    retryable = True
+    default_hint = "repeat the request a little later"
+
+
 class ShuttingDownError(GpusnapError):
     """The agent drains and takes no new work."""
 

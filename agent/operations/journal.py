@@ -1,0 +1,248 @@
+"""The journal of operations: a SQLite database in the state folder that survives the agent.
+
+All work happens in one thread of its own, so that a slow disk never holds up the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+
+from agent.errors import GpusnapError, JournalError, NoSpaceError
+from agent.events import Completed, OperationKind, OperationState
+from agent.operations.record import LoggedEvent, OperationRecord
+
+SCHEMA_VERSION = 1
+"""Kept in SQLite's ``user_version``; a greater one was written by a newer agent."""
+
+FILE_NAME = "journal.sqlite"
+"""The database in the state folder."""
+
+KEPT = 1000
+"""Operations that have ended and are kept; older ones are forgotten."""
+
+BUSY_SECONDS = 5.0
+"""How long a write waits for another program that has the database open, such as a backup."""
+
+_SCHEMA = """
+CREATE TABLE operations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    path BLOB NOT NULL,
+    snapshot TEXT NOT NULL,
+    request BLOB NOT NULL,
+    create_time_ns INTEGER NOT NULL,
+    end_time_ns INTEGER NOT NULL,
+    last_sequence INTEGER NOT NULL,
+    completed BLOB,
+    history BLOB
+);
+CREATE VIEW records AS SELECT
+    number, name, kind, state, request_id, digest, path, snapshot, request, create_time_ns, end_time_ns, last_sequence,
+    completed
+FROM operations;
+CREATE UNIQUE INDEX operations_request_id ON operations (request_id) WHERE request_id <> '';
+"""
+
+_Row = tuple[int, str, str, str, str, str, bytes, str, bytes, int, int, int, bytes | None]
+_T = TypeVar("_T")
+
+
+class Journal:
+    """The journal in one state folder; ``open`` comes first and ``close`` last.
+
+    Every method may raise JournalError (the database cannot be used) or NoSpaceError (its disk is full).
+
+    Args:
+        state_dir: an existing folder that belongs to this agent alone.
+    """
+
+    def __init__(self, state_dir: str) -> None:
+        self._path = os.path.join(state_dir, FILE_NAME)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Opens the database and makes it when it is missing."""
+        await self._run(lambda db: None)
+
+    async def close(self) -> None:
+        """Closes the database once everything asked for before is done."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    async def add(self, record: OperationRecord) -> OperationRecord:
+        """Writes a new operation and returns it with its number."""
+        return await self._run(lambda db: _add(db, record))
+
+    async def set_state(self, name: str, state: OperationState, last_sequence: int) -> None:
+        """Writes the state of an operation that has not ended."""
+        await self._run(lambda db: _set_state(db, name, state, last_sequence))
+
+    async def finish(self, record: OperationRecord, history: Sequence[LoggedEvent]) -> None:
+        """Writes the end of an operation and forgets the oldest ones beyond ``KEPT``."""
+        await self._run(lambda db: _finish(db, record, history))
+
+    async def get(self, name: str) -> OperationRecord | None:
+        """Returns one operation by its name."""
+        return await self._run(lambda db: _find(db, "SELECT * FROM records WHERE name = ?", name))
+
+    async def by_request_id(self, request_id: str) -> OperationRecord | None:
+        """Returns the operation that was started with a request id (which is not empty)."""
+        return await self._run(lambda db: _find(db, "SELECT * FROM records WHERE request_id = ?", request_id))
+
+    async def history(self, name: str) -> list[LoggedEvent]:
+        """Returns the kept events of an operation that has ended."""
+        return await self._run(lambda db: _history(db, name))
+
+    async def page(self, before: int, limit: int) -> list[OperationRecord]:
+        """Returns at most ``limit`` operations with a smaller number, the newest first; 0 begins at the newest."""
+        return await self._run(lambda db: _page(db, before, limit))
+
+    async def unfinished(self) -> list[OperationRecord]:
+        """Returns the operations that have not ended, the oldest first."""
+        return await self._run(_unfinished)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._explained, work)
+
+    def _explained(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        try:
+            if self._connection is None:
+                self._connection = _connect(self._path)
+            with self._connection:
+                return work(self._connection)
+        except sqlite3.Error as error:
+            raise _explain(self._path, error) from error
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=BUSY_SECONDS)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise JournalError(
+                f"the journal {path} has schema {version}, and this agent knows none above {SCHEMA_VERSION}",
+                hint="use the newer agent, or another [agent] state_dir",
+            )
+        if version == 0:
+            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _explain(path: str, error: sqlite3.Error) -> GpusnapError:
+    """Returns what an error of SQLite means to a person. Its classes are too coarse: the text tells more."""
+    text = str(error)
+    if "full" in text:
+        return NoSpaceError(f"the disk of the journal {path} is full", hint="free space in [agent] state_dir")
+    if "locked" in text:
+        return JournalError(f"the journal {path} is locked by another program", hint="end that program")
+    if "not a database" in text or "malformed" in text:
+        return JournalError(
+            f"the journal {path} is damaged ({text})",
+            hint="move the file away: a new journal is begun, and snapshots are not affected",
+        )
+    return JournalError(f"the journal {path} cannot be used: {text}")
+
+
+def _record(row: _Row) -> OperationRecord:
+    (number, name, kind, state, request_id, digest, path, snapshot, request, created, ended_at, last, completed) = row
+    return OperationRecord(
+        name=name,
+        kind=OperationKind(kind),
+        state=OperationState(state),
+        request_id=request_id,
+        digest=digest,
+        path=path,
+        snapshot=snapshot,
+        request=request,
+        create_time_ns=created,
+        end_time_ns=ended_at,
+        last_sequence=last,
+        completed=None if completed is None else msgspec.json.decode(completed, type=Completed),
+        number=number,
+    )
+
+
+def _add(db: sqlite3.Connection, record: OperationRecord) -> OperationRecord:
+    cursor = db.execute(
+        "INSERT INTO operations (name, kind, state, request_id, digest, path, snapshot, request, create_time_ns, "
+        "end_time_ns, last_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+        (
+            record.name,
+            record.kind.value,
+            record.state.value,
+            record.request_id,
+            record.digest,
+            record.path,
+            record.snapshot,
+            record.request,
+            record.create_time_ns,
+            record.last_sequence,
+        ),
+    )
+    return msgspec.structs.replace(record, number=cursor.lastrowid or 0)
+
+
+def _set_state(db: sqlite3.Connection, name: str, state: OperationState, last_sequence: int) -> None:
+    db.execute("UPDATE operations SET state = ?, last_sequence = ? WHERE name = ?", (state.value, last_sequence, name))
+
+
+def _finish(db: sqlite3.Connection, record: OperationRecord, history: Sequence[LoggedEvent]) -> None:
+    db.execute(
+        "UPDATE operations SET state = ?, snapshot = ?, end_time_ns = ?, last_sequence = ?, completed = ?, history = ? "
+        "WHERE name = ?",
+        (
+            record.state.value,
+            record.snapshot,
+            record.end_time_ns,
+            record.last_sequence,
+            msgspec.json.encode(record.completed),
+            msgspec.json.encode(history),
+            record.name,
+        ),
+    )
+    db.execute(
+        "DELETE FROM operations WHERE end_time_ns > 0 AND number <= ("
+        "SELECT number FROM operations WHERE end_time_ns > 0 ORDER BY number DESC LIMIT 1 OFFSET ?)",
+        (KEPT,),
+    )
+
+
+def _find(db: sqlite3.Connection, query: str, value: str) -> OperationRecord | None:
+    row = db.execute(query, (value,)).fetchone()
+    return None if row is None else _record(row)
+
+
+def _page(db: sqlite3.Connection, before: int, limit: int) -> list[OperationRecord]:
+    query = "SELECT * FROM records WHERE ? = 0 OR number < ? ORDER BY number DESC LIMIT ?"
+    return [_record(row) for row in db.execute(query, (before, before, limit))]
+
+
+def _unfinished(db: sqlite3.Connection) -> list[OperationRecord]:
+    return [_record(row) for row in db.execute("SELECT * FROM records WHERE end_time_ns = 0 ORDER BY number")]
+
+
+def _history(db: sqlite3.Connection, name: str) -> list[LoggedEvent]:
+    row = db.execute("SELECT history FROM operations WHERE name = ?", (name,)).fetchone()
+    return [] if row is None or row[0] is None else msgspec.json.decode(row[0], type=list[LoggedEvent])

@@ -1,0 +1,56 @@
+"""What an operation leaves in the file system while it runs, and its removal. Everything here blocks."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+
+from agent.errors import LocalIoError, LocalPermissionError, NoSpaceError
+
+_log = logging.getLogger(__name__)
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def staging_folder(staging_dir: str, name: str) -> str:
+    """Returns the staging folder of one operation."""
+    return os.path.join(staging_dir, name)
+
+
+def make_staging(path: str) -> None:
+    """Makes an operation's staging folder, readable for the agent alone.
+
+    Raises:
+        NoSpaceError: the file system is full.
+        LocalPermissionError: the agent may not write there.
+        LocalIoError: it failed otherwise.
+    """
+    try:
+        os.makedirs(path, mode=0o700)
+    except PermissionError as error:
+        raise LocalPermissionError(f"the staging folder {path} cannot be made: {error.strerror}") from error
+    except OSError as error:
+        kind = NoSpaceError if error.errno in _FULL else LocalIoError
+        raise kind(f"the staging folder {path} cannot be made: {error.strerror}") from error
+
+
+def remove_staging(path: str) -> None:
+    """Removes an operation's staging folder, if it is there."""
+    _remove_tree(path)
+
+
+def remove_restore_work(target: bytes, name: str) -> None:
+    """Removes the folder in which a restore that was killed kept files that were not complete yet."""
+    _remove_tree(os.path.join(os.fsdecode(target), f".gpusnap-restore-{name}"))
+
+
+def _remove_tree(path: str) -> None:
+    # Never fails an operation: what could not be removed is named in the log.
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        _log.warning("%s could not be removed: %s", path, error)

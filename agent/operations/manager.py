@@ -1,0 +1,260 @@
+"""All operations of the agent: starting them once, finding them, watching them, stopping them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from agent.config.model import Config
+from agent.errors import (
+    OperationNotFoundError,
+    RequestIdReusedError,
+    ShuttingDownError,
+    WorkerCrashedError,
+    WorkspaceBusyError,
+    describe,
+)
+from agent.events import Completed, OperationKind, OperationState
+from agent.operations import leftovers
+from agent.operations.checks import check_order, check_request_id
+from agent.operations.hub import EventLog, first_sequence_after_restart
+from agent.operations.journal import Journal
+from agent.operations.operation import LiveOperation, Observer
+from agent.operations.order import Order, RestoreOrder, digest, kind_of, without_credentials
+from agent.operations.process import Request
+from agent.operations.record import LoggedEvent, OperationRecord, new_name
+from agent.restore.request import RestoreRequest
+
+LOGS_KEPT = 32
+"""Logs of ended operations that stay in memory with their last chunks; the others come from the journal."""
+
+STOP_SECONDS = 10.0
+"""How long the end of operations that were asked to stop is waited for; each is killed well before."""
+
+_log = logging.getLogger(__name__)
+
+
+class OperationManager:
+    """The operations of one agent. Belongs to the event loop; ``recover`` comes first.
+
+    Args:
+        config: the agent's configuration.
+        journal: the open journal.
+        observer: told of each event of each operation.
+        workers_lock: a file descriptor that the processes of operations hold for as long as they live.
+    """
+
+    def __init__(self, config: Config, journal: Journal, observer: Observer, workers_lock: int) -> None:
+        self._config = config
+        self._journal = journal
+        self._observer = observer
+        self._workers_lock = workers_lock
+        self._live: dict[str, LiveOperation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ended: OrderedDict[str, LiveOperation] = OrderedDict()
+        self._admission = asyncio.Lock()
+        self._draining = False
+
+    @property
+    def running(self) -> list[OperationRecord]:
+        """The operations that have not ended, the oldest first."""
+        return [operation.record for operation in self._live.values()]
+
+    async def recover(self) -> None:
+        """Ends in the journal what a former run of the agent left running, and removes what that left behind.
+
+        No process of the former run may be alive any more.
+        """
+        for record in await self._journal.unfinished():
+            await asyncio.to_thread(self._remove_leftovers, record)
+            error = WorkerCrashedError("the agent was restarted while the operation ran", hint="repeat the request")
+            completed = Completed(OperationState.FAILED, describe(error))
+            last = LoggedEvent(first_sequence_after_restart(record.last_sequence), time.time_ns(), completed)
+            await self._journal.finish(
+                msgspec.structs.replace(
+                    record,
+                    state=completed.state,
+                    end_time_ns=last.time_ns,
+                    last_sequence=last.sequence,
+                    completed=completed,
+                ),
+                [last],
+            )
+            self._observer(record.name, record.kind, last)
+            _log.warning("%s: failed: the agent was restarted while it ran", record.name)
+
+    async def start(self, order: Order) -> OperationRecord:
+        """Starts an operation, or returns the one that the same request id has started before.
+
+        A caller that goes away meanwhile changes nothing: the operation starts all the same.
+
+        Raises:
+            ShuttingDownError: the agent drains.
+            RequestIdReusedError: the id started another operation.
+            WorkspaceBusyError: another operation holds the path, one above it or one below it.
+            GpusnapError: what ``agent.operations.checks.check_order`` and the journal raise.
+        """
+        check_request_id(order.request_id)
+        known = await self._known(order)
+        if known is not None:
+            return known
+        if self._draining:
+            raise ShuttingDownError("the agent is shutting down and starts nothing new")
+        request = await asyncio.to_thread(check_order, order, self._config)
+        return await asyncio.shield(asyncio.ensure_future(self._admit(order, request)))
+
+    async def get(self, name: str) -> OperationRecord:
+        """Returns one operation.
+
+        Raises:
+            OperationNotFoundError: there is none of this name, or it was long ago.
+        """
+        live = self._live.get(name) or self._ended.get(name)
+        record = live.record if live is not None else await self._journal.get(name)
+        if record is None:
+            raise OperationNotFoundError(f"there is no operation {name[:100]!r}")
+        return record
+
+    async def page(self, before: int, limit: int) -> list[OperationRecord]:
+        """Returns at most ``limit`` operations whose number is smaller, the newest first; 0 begins at the newest."""
+        records = await self._journal.page(before, limit)
+        return [live.record if (live := self._live.get(record.name)) else record for record in records]
+
+    async def cancel(self, name: str) -> OperationRecord:
+        """Asks an operation to stop and returns it; one that has ended stays as it is.
+
+        Raises:
+            OperationNotFoundError: there is none of this name.
+        """
+        live = self._live.get(name)
+        if live is None:
+            return await self.get(name)
+        live.cancel()
+        return live.record
+
+    async def events(self, name: str, after_sequence: int = 0) -> AsyncIterator[LoggedEvent]:
+        """Yields an operation's events with a greater number, as they come, up to its completion.
+
+        Raises:
+            OperationNotFoundError: there is none of this name.
+        """
+        live = self._live.get(name) or self._ended.get(name)
+        if live is not None:
+            log = live.log
+        else:
+            await self.get(name)
+            log = EventLog.rebuilt(await self._journal.history(name))
+        async for logged in log.read(after_sequence):
+            yield logged
+
+    def refuse_new(self) -> None:
+        """Starts nothing new from now on."""
+        self._draining = True
+
+    async def drain(self, seconds: float, hurry: asyncio.Event) -> None:
+        """Lets operations go on for so many seconds, or until ``hurry`` is set, and then stops them.
+
+        Returns when all have ended and the journal knows.
+        """
+        self.refuse_new()
+        async with self._admission:
+            pass
+        if self._tasks:
+            hurried = asyncio.ensure_future(hurry.wait())
+            all_ended = asyncio.ensure_future(asyncio.wait(self._tasks))
+            await asyncio.wait({hurried, all_ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            hurried.cancel()
+            all_ended.cancel()
+        for operation in self._live.values():
+            operation.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
+
+    async def _known(self, order: Order) -> OperationRecord | None:
+        """Returns the operation that the order's request id has started before."""
+        if not order.request_id:
+            return None
+        known = await self._journal.by_request_id(order.request_id)
+        if known is None:
+            return None
+        if known.digest != digest(order):
+            raise RequestIdReusedError(
+                f"request_id {order.request_id!r} started {known.name} with another request",
+                metadata={"operation": known.name},
+            )
+        live = self._live.get(known.name)
+        return live.record if live is not None else known
+
+    async def _admit(self, order: Order, request: Request) -> OperationRecord:
+        async with self._admission:
+            known = await self._known(order)
+            if known is not None:
+                return known
+            if self._draining:
+                raise ShuttingDownError("the agent is shutting down and starts nothing new")
+            path = request.target if isinstance(request, RestoreRequest) else request.workspace
+            self._refuse_busy(path)
+            kind = kind_of(order)
+            name = new_name(kind)
+            record = await self._journal.add(
+                OperationRecord(
+                    name=name,
+                    kind=kind,
+                    state=OperationState.PENDING,
+                    request_id=order.request_id,
+                    digest=digest(order),
+                    path=path,
+                    snapshot=order.snapshot if isinstance(order, RestoreOrder) else "",
+                    request=without_credentials(order),
+                    create_time_ns=time.time_ns(),
+                )
+            )
+            return self._launch(record, self._addressed(request, name)).record
+
+    def _refuse_busy(self, path: bytes) -> None:
+        for other in self.running:
+            if _overlap(path, other.path):
+                raise WorkspaceBusyError(
+                    f"{path.decode('utf-8', 'backslashreplace')} is held by {other.name}",
+                    metadata={"operation": other.name},
+                )
+
+    def _addressed(self, request: Request, name: str) -> Request:
+        """Returns the request with what depends on the operation's name."""
+        staging = leftovers.staging_folder(self._config.agent.staging_dir, name)
+        if isinstance(request, RestoreRequest):
+            return msgspec.structs.replace(request, staging_dir=staging, operation=name)
+        return msgspec.structs.replace(request, staging_dir=staging)
+
+    def _launch(self, record: OperationRecord, request: Request) -> LiveOperation:
+        operation = LiveOperation(record, request, self._journal, self._observer, self._workers_lock)
+        self._live[record.name] = operation
+        task = asyncio.ensure_future(self._run(record.name, operation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return operation
+
+    async def _run(self, name: str, operation: LiveOperation) -> None:
+        try:
+            await operation.run()
+        finally:
+            del self._live[name]
+            self._ended[name] = operation
+            while len(self._ended) > LOGS_KEPT:
+                self._ended.popitem(last=False)
+
+    def _remove_leftovers(self, record: OperationRecord) -> None:
+        leftovers.remove_staging(leftovers.staging_folder(self._config.agent.staging_dir, record.name))
+        if record.kind is OperationKind.RESTORE:
+            leftovers.remove_restore_work(record.path, record.name)
+
+
+def _overlap(one: bytes, other: bytes) -> bool:
+    """Returns whether two absolute paths are the same, or one lies inside the other."""
+    one, other = one.rstrip(b"/") + b"/", other.rstrip(b"/") + b"/"
+    return one.startswith(other) or other.startswith(one)

@@ -1,0 +1,60 @@
+"""What a caller asks for, as it came: not yet checked, and without anything the agent adds."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from agent.config.model import StorageConfig
+from agent.events import OperationKind
+from agent.restore.request import IfNotEmpty
+
+
+class SnapshotOrder(msgspec.Struct, frozen=True, tag="snapshot"):
+    """A snapshot that a caller asks for. The attributes are those of ``gpusnap.v1.SnapshotRequest``."""
+
+    request_id: str
+    workspace: str
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude_caches: bool = False
+    one_file_system: bool = False
+    storage: StorageConfig | None = None
+
+
+class RestoreOrder(msgspec.Struct, frozen=True, tag="restore"):
+    """A restore that a caller asks for. The attributes are those of ``gpusnap.v1.RestoreRequest``."""
+
+    request_id: str
+    snapshot: str
+    target: str
+    if_not_empty: IfNotEmpty = IfNotEmpty.FAIL
+    paths: tuple[bytes, ...] = ()
+    storage: StorageConfig | None = None
+
+
+Order = SnapshotOrder | RestoreOrder
+"""Whatever starts an operation."""
+
+
+def kind_of(order: Order) -> OperationKind:
+    """Returns what the ordered operation does."""
+    return OperationKind.SNAPSHOT if isinstance(order, SnapshotOrder) else OperationKind.RESTORE
+
+
+def without_credentials(order: Order) -> bytes:
+    """Returns the order as JSON with a fixed order of keys and without credentials: fit for the journal."""
+    if order.storage is not None:
+        storage = msgspec.structs.replace(order.storage, credentials=None)
+        order = msgspec.structs.replace(order, storage=storage)
+    return msgspec.json.encode(order, order="deterministic")
+
+
+def digest(order: Order) -> str:
+    """Returns what tells one order from another: SHA-256 in hex of everything but credentials and the request id.
+
+    Short-lived credentials differ each time they are issued, so a caller that tries again has other ones.
+    """
+    body = without_credentials(msgspec.structs.replace(order, request_id=""))
+    return hashlib.sha256(body).hexdigest()

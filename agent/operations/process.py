@@ -1,0 +1,200 @@
+"""The daemon's side of an operation's process: starts it, feeds it, listens to it, stops it and always reaps it.
+
+The request goes in as one JSON line on stdin, which then stays open: its end tells the process that the daemon died.
+Messages come out as JSON lines on stdout; lines on stderr go to the agent's log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from agent.errors import WorkerCrashedError
+from agent.events import Failed, PipelineEvent, Succeeded, WorkerMessage
+from agent.operations.lines import LineSplitter
+from agent.restore.request import RestoreRequest
+from agent.snapshot.request import SnapshotRequest
+
+CANCEL_SECONDS = 1.5
+"""How long a process that was asked to stop may clean up before it is killed; cancelling is promised within 2 s."""
+
+EXIT_SECONDS = 5.0
+"""How long a process may take to end after its last message."""
+
+REAP_SECONDS = 30.0
+"""How long the end of a killed process is waited for; only one that hangs in the kernel takes longer."""
+
+DRAIN_SECONDS = 1.0
+"""How long what a process wrote before its end is waited for."""
+
+MAX_MESSAGE = 64 << 20
+"""Bytes of one message at most. The largest is DATA_LOSS with 100 chunks of 100 paths of 4 KiB, in Base64."""
+
+MAX_LOG_LINE = 8 << 10
+"""Bytes of one line on stderr at most."""
+
+_GARBAGE_LOGGED = 10
+_NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+
+_log = logging.getLogger(__name__)
+_decoder: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
+
+Request = SnapshotRequest | RestoreRequest
+"""What the process of an operation gets."""
+
+
+class WorkerEnd(msgspec.Struct, frozen=True):
+    """How the process of an operation ended.
+
+    Attributes:
+        message: its last message; ``None`` if it died before.
+        return_code: its exit status; negative is the signal that killed it.
+    """
+
+    message: Succeeded | Failed | None
+    return_code: int
+
+    @property
+    def cleaned_up(self) -> bool:
+        """Whether it came to its own end, so that it removed what it had made."""
+        return self.message is not None and self.return_code == 0
+
+    def crash(self) -> WorkerCrashedError:
+        """Returns the error of a process that died without its last message."""
+        if self.return_code >= 0:
+            how = f"ended with exit status {self.return_code}"
+        else:
+            how = f"was killed by {signal.Signals(-self.return_code).name}"
+        return WorkerCrashedError(f"the operation's process {how} before it was done")
+
+
+class _Protocol(asyncio.SubprocessProtocol):
+    """Splits what the process writes into lines and notices its end."""
+
+    def __init__(self, name: str, on_event: Callable[[PipelineEvent], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self._name = name
+        self._on_event = on_event
+        self._messages = LineSplitter(MAX_MESSAGE)
+        self._log_lines = LineSplitter(MAX_LOG_LINE)
+        self._garbage = 0
+        self._open_pipes = {1, 2}
+        self.exited: asyncio.Future[object] = loop.create_future()
+        self.drained: asyncio.Future[object] = loop.create_future()
+        self.finished: asyncio.Future[object] = loop.create_future()
+        self.final: Succeeded | Failed | None = None
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == 1:
+            for line in self._messages.feed(data):
+                self._message(line)
+        else:
+            for line in self._log_lines.feed(data):
+                _log.info("%s: %s", self._name, line.decode("utf-8", "backslashreplace"))
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self._open_pipes.discard(fd)
+        if not self._open_pipes and not self.drained.done():
+            self.drained.set_result(None)
+
+    def process_exited(self) -> None:
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+    def _message(self, line: bytes) -> None:
+        if self.final is not None:
+            return
+        try:
+            message = _decoder.decode(line)
+        except (msgspec.MsgspecError, RecursionError):
+            self._garbage += 1
+            if self._garbage <= _GARBAGE_LOGGED:
+                _log.warning("%s: the operation's process wrote a line that is no message: %r", self._name, line[:200])
+            return
+        if isinstance(message, Succeeded | Failed):
+            self.final = message
+            self.finished.set_result(None)
+        else:
+            self._on_event(message)
+
+
+async def run_worker(
+    name: str,
+    request: Request,
+    on_event: Callable[[PipelineEvent], None],
+    cancel: asyncio.Event,
+    keep_open: int,
+) -> WorkerEnd:
+    """Runs an operation in a process of its own until that and all its children have ended.
+
+    Args:
+        name: the operation's name.
+        request: what to do, with credentials.
+        on_event: gets what the process reports, in the event loop.
+        cancel: set to ask the process to stop; it is killed after ``CANCEL_SECONDS``.
+        keep_open: a file descriptor that the process inherits and holds for as long as it lives.
+
+    Raises:
+        WorkerCrashedError: the process could not even be started.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        transport, protocol = await loop.subprocess_exec(
+            lambda: _Protocol(name, on_event),
+            *(sys.executable, "-m", "agent.operations.worker"),
+            start_new_session=True,
+            pass_fds=(keep_open,),
+            env={key: value for key, value in os.environ.items() if key not in _NOT_INHERITED},
+            # Python looks for modules in the current folder first, and that may be anyone's.
+            cwd="/",
+        )
+    except OSError as error:
+        raise WorkerCrashedError(f"the operation's process could not be started: {error.strerror}") from error
+    try:
+        stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
+        stdin.write(msgspec.json.encode(request) + b"\n")
+        await _until_end(transport, protocol, cancel)
+    finally:
+        _kill_group(transport.get_pid())
+        await asyncio.wait({protocol.exited}, timeout=REAP_SECONDS)
+        await asyncio.wait({protocol.drained}, timeout=DRAIN_SECONDS)
+        transport.close()
+    return_code = transport.get_returncode()
+    return WorkerEnd(protocol.final, -signal.SIGKILL if return_code is None else return_code)
+
+
+async def _until_end(transport: asyncio.SubprocessTransport, protocol: _Protocol, cancel: asyncio.Event) -> None:
+    """Waits for the end of the process, or until it has had its time to end."""
+    cancelled: asyncio.Future[object] = asyncio.ensure_future(cancel.wait())
+    waited: set[asyncio.Future[object]] = {protocol.exited, protocol.finished, cancelled}
+    try:
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        cancelled.cancel()
+    if protocol.finished.done():
+        await asyncio.wait({protocol.exited}, timeout=CANCEL_SECONDS if cancel.is_set() else EXIT_SECONDS)
+    elif not protocol.exited.done():
+        try:
+            transport.send_signal(signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        await asyncio.wait({protocol.exited}, timeout=CANCEL_SECONDS)
+
+
+def _kill_group(pid: int) -> None:
+    """Kills what is left of the process and its children, which are a group of their own, named by its first process.
+
+    That may be reaped already; the kernel gives its number to another group only once this one is empty, and then
+    not before it has gone through all other numbers.
+    """
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

@@ -1,0 +1,61 @@
+"""What is known about an operation, as plain data."""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+import msgspec
+
+from agent.events import Completed, OperationEvent, OperationKind, OperationState, Progress
+
+NAME_PATTERN = re.compile(r"(snapshot|restore)-[0-9a-f]{10}")
+
+
+class LoggedEvent(msgspec.Struct, frozen=True):
+    """One numbered event. ``sequence`` counts from 1 within the operation; ``time_ns`` is since 1970-01-01 UTC."""
+
+    sequence: int
+    time_ns: int
+    event: OperationEvent
+
+
+class OperationRecord(msgspec.Struct, frozen=True):
+    """One operation as the journal keeps it and as callers see it.
+
+    Attributes:
+        name: unique on this agent.
+        kind: what it does.
+        state: where it stands.
+        request_id: the caller's id for it; may be empty.
+        digest: tells its request from others (``agent.operations.order.digest``).
+        path: the workspace or target, absolute and without symbolic links.
+        snapshot: the snapshot as it was named (restore), or the id of the committed one (snapshot).
+        request: the request as JSON, without credentials.
+        create_time_ns: when it was accepted.
+        end_time_ns: when it ended; 0 before.
+        last_sequence: the number of its last event.
+        completed: how it ended; ``None`` before.
+        progress: the latest progress; never in the journal.
+        number: its place in the journal, ascending with time; 0 before it is there.
+    """
+
+    name: str
+    kind: OperationKind
+    state: OperationState
+    request_id: str
+    digest: str
+    path: bytes
+    snapshot: str
+    request: bytes
+    create_time_ns: int
+    end_time_ns: int = 0
+    last_sequence: int = 0
+    completed: Completed | None = None
+    progress: Progress | None = None
+    number: int = 0
+
+
+def new_name(kind: OperationKind) -> str:
+    """Returns a fresh name such as ``snapshot-4f2a9c01d3``."""
+    return f"{kind.value}-{secrets.token_hex(5)}"

@@ -1,0 +1,112 @@
+"""The process of one operation: ``python -m agent.operations.worker``.
+
+It reads its request as one JSON line on stdin, writes its messages as JSON lines on stdout, and ends itself when the
+daemon dies (the end of stdin) or asks it to (SIGTERM).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+
+import msgspec
+
+from agent.errors import GpusnapError, describe
+from agent.events import Emit, Failed, OperationResult, Succeeded, WorkerMessage
+from agent.restore.request import RestoreRequest
+from agent.snapshot.request import SnapshotRequest
+
+ORPHAN_SECONDS = 10.0
+"""How long a process whose daemon died may clean up; then it kills itself and its children."""
+
+_Request = SnapshotRequest | RestoreRequest
+
+
+class MessageWriter:
+    """Writes messages to the daemon, from any thread, each as one line.
+
+    Args:
+        fd: where they go.
+        cancel: set when nobody reads any more.
+    """
+
+    def __init__(self, fd: int, cancel: threading.Event) -> None:
+        self._fd = fd
+        self._cancel = cancel
+        self._lock = threading.Lock()
+
+    def write(self, message: WorkerMessage) -> None:
+        """Writes one message; without a reader it does nothing but set the cancel event."""
+        line = memoryview(msgspec.json.encode(message) + b"\n")
+        with self._lock:
+            try:
+                while line:
+                    line = line[os.write(self._fd, line) :]
+            except BrokenPipeError:
+                self._cancel.set()
+
+
+def main() -> int:
+    """Runs one operation; the exit status is 0 whenever the last message could be written."""
+    cancel = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: cancel.set())
+    request = msgspec.json.decode(_read_line(0), type=_Request)
+    writer = MessageWriter(_own_stdout(), cancel)
+    threading.Thread(target=_watch_daemon, args=(cancel,), name="daemon-watcher", daemon=True).start()
+    writer.write(_perform(request, writer.write, cancel))
+    return 0
+
+
+def _perform(request: _Request, emit: Emit, cancel: threading.Event) -> Succeeded | Failed:
+    try:
+        return Succeeded(_run(request, emit, cancel))
+    except GpusnapError as error:
+        return Failed(describe(error))
+    except Exception as error:
+        traceback.print_exc()
+        return Failed(describe(error))
+
+
+def _run(request: _Request, emit: Emit, cancel: threading.Event) -> OperationResult:
+    # Only the pipeline that is needed is imported: it is on the way to the first byte.
+    if isinstance(request, SnapshotRequest):
+        from agent.snapshot import run as snapshot
+
+        return snapshot.run(request, emit, cancel)
+    from agent.restore import run as restore
+
+    return restore.run(request, emit, cancel)
+
+
+def _read_line(fd: int) -> bytes:
+    """Reads up to the first line's end, and not through ``sys.stdin``: its lock would block the interpreter's exit."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(fd, 1 << 16)
+        if not piece:
+            break
+        line += piece
+    return line
+
+
+def _own_stdout() -> int:
+    """Returns stdout for the messages alone; whatever else is printed goes to stderr."""
+    messages = os.dup(1)
+    os.dup2(2, 1)
+    return messages
+
+
+def _watch_daemon(cancel: threading.Event) -> None:
+    while os.read(0, 4096):
+        pass
+    cancel.set()
+    threading.Event().wait(ORPHAN_SECONDS)
+    # The process leads a group of its own, so this reaches its children and nothing else.
+    os.killpg(0, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,337 @@
+"""Between the agent's own values and the messages of the service. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import TypeVar
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from gpusnap.v1 import snapshot_agent_pb2 as pb
+
+from agent import events
+from agent.config.model import Credentials, Provider, StorageConfig
+from agent.errors import DamagedChunk, ErrorInfo, InvalidRequestError
+from agent.operations.order import RestoreOrder, SnapshotOrder
+from agent.operations.record import LoggedEvent, OperationRecord
+from agent.repository.model import Entry, EntryType, ManifestWarning, SnapshotSummary
+from agent.restore.request import IfNotEmpty
+from agent.rpc.errors import code_number, shown
+
+PROVIDERS: Mapping[Provider, pb.Provider.ValueType] = {
+    Provider.S3: pb.PROVIDER_S3,
+    Provider.R2: pb.PROVIDER_R2,
+    Provider.B2: pb.PROVIDER_B2,
+    Provider.WASABI: pb.PROVIDER_WASABI,
+    Provider.LOCAL: pb.PROVIDER_LOCAL,
+    Provider.CUSTOM: pb.PROVIDER_CUSTOM,
+}
+IF_NOT_EMPTY: Mapping[IfNotEmpty, pb.IfNotEmpty.ValueType] = {
+    IfNotEmpty.FAIL: pb.IF_NOT_EMPTY_FAIL,
+    IfNotEmpty.OVERWRITE: pb.IF_NOT_EMPTY_OVERWRITE,
+    IfNotEmpty.MIRROR: pb.IF_NOT_EMPTY_MIRROR,
+}
+KINDS: Mapping[events.OperationKind, pb.OperationKind.ValueType] = {
+    events.OperationKind.SNAPSHOT: pb.OPERATION_KIND_SNAPSHOT,
+    events.OperationKind.RESTORE: pb.OPERATION_KIND_RESTORE,
+}
+STATES: Mapping[events.OperationState, pb.OperationState.ValueType] = {
+    events.OperationState.PENDING: pb.OPERATION_STATE_PENDING,
+    events.OperationState.RUNNING: pb.OPERATION_STATE_RUNNING,
+    events.OperationState.CANCELLING: pb.OPERATION_STATE_CANCELLING,
+    events.OperationState.SUCCEEDED: pb.OPERATION_STATE_SUCCEEDED,
+    events.OperationState.FAILED: pb.OPERATION_STATE_FAILED,
+    events.OperationState.CANCELLED: pb.OPERATION_STATE_CANCELLED,
+}
+STAGES: Mapping[events.Stage, pb.Stage.ValueType] = {
+    events.Stage.SCAN: pb.STAGE_SCAN,
+    events.Stage.PACK: pb.STAGE_PACK,
+    events.Stage.COMPRESS: pb.STAGE_COMPRESS,
+    events.Stage.UPLOAD: pb.STAGE_UPLOAD,
+    events.Stage.COMMIT: pb.STAGE_COMMIT,
+    events.Stage.DOWNLOAD: pb.STAGE_DOWNLOAD,
+    events.Stage.DECOMPRESS: pb.STAGE_DECOMPRESS,
+    events.Stage.WRITE: pb.STAGE_WRITE,
+    events.Stage.FINISH: pb.STAGE_FINISH,
+}
+CHUNK_KINDS: Mapping[events.ChunkKind, pb.ChunkKind.ValueType] = {
+    events.ChunkKind.PACK: pb.CHUNK_KIND_PACK,
+    events.ChunkKind.HEADER: pb.CHUNK_KIND_HEADER,
+    events.ChunkKind.SEGMENT: pb.CHUNK_KIND_SEGMENT,
+    events.ChunkKind.END: pb.CHUNK_KIND_END,
+}
+ENTRY_TYPES: Mapping[EntryType, pb.EntryType.ValueType] = {
+    EntryType.FILE: pb.ENTRY_TYPE_FILE,
+    EntryType.DIRECTORY: pb.ENTRY_TYPE_DIRECTORY,
+    EntryType.SYMLINK: pb.ENTRY_TYPE_SYMLINK,
+    EntryType.HARD_LINK: pb.ENTRY_TYPE_HARD_LINK,
+    EntryType.FIFO: pb.ENTRY_TYPE_FIFO,
+    EntryType.CHARACTER_DEVICE: pb.ENTRY_TYPE_CHARACTER_DEVICE,
+    EntryType.BLOCK_DEVICE: pb.ENTRY_TYPE_BLOCK_DEVICE,
+}
+
+_Value = TypeVar("_Value", bound=enum.Enum)
+_Number = TypeVar("_Number", bound=int)
+
+# What comes in.
+
+
+def snapshot_order(request: pb.SnapshotRequest, configured: StorageConfig) -> SnapshotOrder:
+    """Returns the order that a request stands for.
+
+    Raises:
+        InvalidRequestError: an enum has a value that this agent does not know.
+    """
+    return SnapshotOrder(
+        request_id=request.request_id,
+        workspace=request.workspace,
+        exclude=tuple(request.exclude),
+        include=tuple(request.include),
+        exclude_caches=request.exclude_caches,
+        one_file_system=request.one_file_system,
+        storage=storage(request.storage, configured) if request.HasField("storage") else None,
+    )
+
+
+def restore_order(request: pb.RestoreRequest, configured: StorageConfig) -> RestoreOrder:
+    """Returns the order that a request stands for.
+
+    Raises:
+        InvalidRequestError: an enum has a value that this agent does not know.
+    """
+    return RestoreOrder(
+        request_id=request.request_id,
+        snapshot=request.snapshot,
+        target=request.target,
+        if_not_empty=from_enum(IF_NOT_EMPTY, request.if_not_empty, IfNotEmpty.FAIL, "if_not_empty"),
+        paths=tuple(request.paths),
+        storage=storage(request.storage, configured) if request.HasField("storage") else None,
+    )
+
+
+def storage(message: pb.Storage, configured: StorageConfig) -> StorageConfig:
+    """Returns the store that a request names; only an unset provider is taken from the configuration.
+
+    Raises:
+        InvalidRequestError: the provider has a value that this agent does not know.
+    """
+    keys = message.credentials
+    return StorageConfig(
+        provider=from_enum(PROVIDERS, message.provider, configured.provider, "storage.provider"),
+        bucket=message.bucket,
+        prefix=message.prefix,
+        endpoint=message.endpoint,
+        region=message.region,
+        credentials=Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
+        if message.HasField("credentials")
+        else None,
+    )
+
+
+def from_enum(table: Mapping[_Value, _Number], number: int, unset: _Value, field: str) -> _Value:
+    """Returns the value for an enum's number; ``unset`` for 0.
+
+    Raises:
+        InvalidRequestError: the number is not in the table.
+    """
+    if number == 0:
+        return unset
+    for value, known in table.items():
+        if known == number:
+            return value
+    raise InvalidRequestError(f"{field} has the unknown value {number}")
+
+
+# What goes out.
+
+
+def timestamp(time_ns: int) -> Timestamp:
+    """Returns nanoseconds since 1970-01-01 UTC as a Timestamp."""
+    seconds, nanos = divmod(time_ns, 1_000_000_000)
+    return Timestamp(seconds=seconds, nanos=nanos)
+
+
+def text_path(path: bytes) -> str:
+    """Returns a path for a text field; bytes that are not UTF-8 are shown as ``\\xNN``."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+def event(operation: str, logged: LoggedEvent) -> pb.Event:
+    """Returns one event of an operation."""
+    message = pb.Event(operation=operation, sequence=logged.sequence, time=timestamp(logged.time_ns))
+    happened = logged.event
+    if isinstance(happened, events.StateChanged):
+        message.state_changed.state = STATES[happened.state]
+    elif isinstance(happened, events.ScanTotals):
+        message.scan_totals.CopyFrom(scan_totals(happened))
+    elif isinstance(happened, events.ChunkFinished):
+        message.chunk_finished.CopyFrom(chunk_finished(happened))
+    elif isinstance(happened, events.Progress):
+        message.progress.CopyFrom(progress(happened))
+    elif isinstance(happened, events.FileReady):
+        message.file_ready.CopyFrom(pb.FileReady(path=happened.path, size=happened.size))
+    elif isinstance(happened, events.WarningRaised):
+        message.warning.CopyFrom(warning(happened))
+    else:
+        message.completed.CopyFrom(completed(happened))
+    return message
+
+
+def operation(record: OperationRecord) -> pb.Operation:
+    """Returns an operation."""
+    return pb.Operation(
+        name=record.name,
+        kind=KINDS[record.kind],
+        state=STATES[record.state],
+        request_id=record.request_id,
+        path=text_path(record.path),
+        snapshot=record.snapshot,
+        create_time=timestamp(record.create_time_ns),
+        end_time=timestamp(record.end_time_ns) if record.end_time_ns else None,
+        last_sequence=record.last_sequence,
+        progress=progress(record.progress) if record.progress is not None else None,
+        completed=completed(record.completed) if record.completed is not None else None,
+    )
+
+
+def scan_totals(totals: events.ScanTotals) -> pb.ScanTotals:
+    """Returns what a scan counted."""
+    return pb.ScanTotals(
+        entries=totals.entries,
+        directories=totals.directories,
+        links=totals.links,
+        models=pb.ClassTotals(files=totals.models.files, bytes=totals.models.bytes),
+        other=pb.ClassTotals(files=totals.other.files, bytes=totals.other.bytes),
+        complete=totals.complete,
+    )
+
+
+def chunk_finished(chunk: events.ChunkFinished) -> pb.ChunkFinished:
+    """Returns one finished chunk."""
+    return pb.ChunkFinished(
+        chunk_id=chunk.chunk_id,
+        kind=CHUNK_KINDS[chunk.kind],
+        raw_bytes=chunk.raw_bytes,
+        stored_bytes=chunk.stored_bytes,
+        seconds=chunk.seconds,
+        attempts=chunk.attempts,
+        engine=chunk.engine,
+        reused=chunk.reused,
+    )
+
+
+def progress(value: events.Progress) -> pb.Progress:
+    """Returns how far every stage is."""
+    return pb.Progress(stages=[stage_progress(stage) for stage in value.stages], eta_seconds=value.eta_seconds)
+
+
+def stage_progress(stage: events.StageProgress) -> pb.StageProgress:
+    """Returns how far one stage is."""
+    return pb.StageProgress(
+        stage=STAGES[stage.stage],
+        bytes_done=stage.bytes_done,
+        bytes_total=stage.bytes_total,
+        entries_done=stage.entries_done,
+        entries_total=stage.entries_total,
+        bytes_per_second=stage.bytes_per_second,
+        busy_seconds=stage.busy_seconds,
+    )
+
+
+def warning(value: events.WarningRaised) -> pb.Warning:
+    """Returns one warning."""
+    return pb.Warning(
+        reason=value.reason, message=shown(value.message), paths=value.paths, count=value.count or len(value.paths)
+    )
+
+
+def completed(value: events.Completed) -> pb.Completed:
+    """Returns the end of an operation."""
+    return pb.Completed(
+        state=STATES[value.state],
+        error=error(value.error) if value.error is not None else None,
+        result=result(value.result) if value.result is not None else None,
+    )
+
+
+def error(info: ErrorInfo) -> pb.Error:
+    """Returns why an operation, or a step of a check, failed."""
+    return pb.Error(
+        code=code_number(info.reason),
+        reason=info.reason,
+        message=shown(info.message),
+        hint=shown(info.hint),
+        retryable=info.retryable,
+        damaged=[damaged_chunk(chunk) for chunk in info.damaged],
+    )
+
+
+def damaged_chunk(chunk: DamagedChunk) -> pb.DamagedChunk:
+    """Returns one damaged chunk."""
+    return pb.DamagedChunk(chunk_id=chunk.chunk_id, problem=shown(chunk.problem), paths=chunk.paths)
+
+
+def result(value: events.OperationResult) -> pb.Result:
+    """Returns what an operation did."""
+    return pb.Result(
+        snapshot_id=value.snapshot_id,
+        totals=scan_totals(value.totals),
+        chunks=value.chunks,
+        chunks_transferred=value.chunks_transferred,
+        raw_bytes=value.raw_bytes,
+        transferred_bytes=value.transferred_bytes,
+        seconds=value.seconds,
+        warnings=value.warnings,
+        engine=value.engine,
+        engine_reason=value.engine_reason,
+        stages=[stage_progress(stage) for stage in value.stages],
+    )
+
+
+def snapshot(summary: SnapshotSummary) -> pb.Snapshot:
+    """Returns one snapshot, without its warnings."""
+    return pb.Snapshot(
+        id=summary.id,
+        parent=summary.parent,
+        host=shown(summary.host),
+        workspace=text_path(summary.workspace),
+        start_time=timestamp(summary.start_time_ns),
+        commit_time=timestamp(summary.commit_time_ns),
+        agent_version=summary.agent_version,
+        totals=scan_totals(summary.totals),
+        chunks=summary.chunks,
+        raw_bytes=summary.raw_bytes,
+        stored_bytes=summary.stored_bytes,
+        warning_count=summary.warnings,
+    )
+
+
+def manifest_warning(value: ManifestWarning) -> pb.Warning:
+    """Returns a warning that stands in a manifest."""
+    paths = [value.path] if value.path else []
+    return pb.Warning(reason=value.reason, message=shown(value.message), paths=paths, count=1)
+
+
+def entry(value: Entry) -> pb.Entry:
+    """Returns one entry of a snapshot."""
+    return pb.Entry(
+        path=value.path,
+        type=ENTRY_TYPES[value.type],
+        mode=value.mode,
+        uid=value.uid,
+        gid=value.gid,
+        size=value.size,
+        modify_time=timestamp(value.mtime_ns),
+        link_target=value.link_target,
+    )
+
+
+def storage_message(config: StorageConfig) -> pb.Storage:
+    """Returns a store as a message, without credentials."""
+    return pb.Storage(
+        provider=PROVIDERS[config.provider],
+        bucket=config.bucket,
+        prefix=config.prefix,
+        endpoint=config.endpoint,
+        region=config.region,
+    )
