@@ -1,9 +1,9 @@
 """What Prometheus sees.
 
-``gpusnap_bytes_total{operation, stage, class}`` counts content bytes by stage. Two stages know which file a byte belongs
-to, and their bytes are counted as ``class="models"`` or ``class="other"``: ``scan`` of a snapshot (from its totals) and
-``write`` of a restore. All other stages see chunks, and their bytes are counted as ``class="all"``. So the sum over
-``class`` is right for every stage, and adding up stages is never meaningful.
+``gpusnap_bytes_total{operation, stage, class}`` counts bytes by stage. Two stages know which file a byte belongs to:
+``scan`` of a snapshot (from its totals) and ``write`` of a restore; they count ``class="models"`` and ``class="other"``.
+All other stages see chunks and count ``class="all"``. So the sum over ``class`` is right for every stage, and adding up
+stages is never meaningful.
 
 The live throughput is that of the stage that touches every content byte: ``pack`` of snapshots, ``write`` of restores.
 """

@@ -72,7 +72,7 @@ class Queries:
     async def list_entries(
         self, requested: StorageConfig | None, name: str, path: bytes, after: bytes | None, limit: int
     ) -> tuple[str, list[Entry]]:
-        """Returns a snapshot's id and its next ``limit`` entries at and below ``path``; ``None`` begins at the first."""
+        """Returns a snapshot's id and its next ``limit`` entries at and below ``path``; ``None``: the first ones."""
         check_snapshot_name(name)
 
         def work(store: Store) -> tuple[str, list[Entry]]:
