@@ -1,0 +1,1 @@
+"""The repository: its format (FORMAT.md), and reading and writing snapshots in it."""

@@ -208,7 +208,7 @@ class ManifestEntry(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     GID_FIELD_NUMBER: _builtins.int
-    MTIME_NS_FIELD_NUMBER: _builtins.int
+    MTIME_SECONDS_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     LINK_TARGET_FIELD_NUMBER: _builtins.int
     HARD_LINK_GROUP_FIELD_NUMBER: _builtins.int
@@ -224,6 +224,7 @@ class ManifestEntry(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CTIME_NS_FIELD_NUMBER: _builtins.int
     INODE_FIELD_NUMBER: _builtins.int
+    MTIME_NANOS_FIELD_NUMBER: _builtins.int
     path: _builtins.bytes
     """The path relative to the workspace, raw bytes, without slashes at its ends; empty for the workspace itself."""
     type: Global___ManifestEntryType.ValueType
@@ -234,8 +235,8 @@ class ManifestEntry(_message.Message):
     """The owner's numeric id."""
     gid: _builtins.int
     """The group's numeric id."""
-    mtime_ns: _builtins.int
-    """The modification time in nanoseconds since 1970-01-01 UTC."""
+    mtime_seconds: _builtins.int
+    """The modification time in whole seconds since 1970-01-01 UTC, rounded down."""
     size: _builtins.int
     """A file's size in bytes, with holes."""
     link_target: _builtins.bytes
@@ -259,11 +260,13 @@ class ManifestEntry(_message.Message):
     model: _builtins.bool
     """Whether the file was told to be a model."""
     ctime_ns: _builtins.int
-    """The inode change time in nanoseconds, the inode's number and the device's number as they were at the scan: a later
-    snapshot of the same host compares them.
+    """The inode change time in nanoseconds and the inode's number as they were at the scan: a later snapshot of the same
+    host compares them.
     """
     inode: _builtins.int
     """See ctime_ns."""
+    mtime_nanos: _builtins.int
+    """What mtime_seconds leaves of the modification time, in nanoseconds from 0 to 999,999,999."""
     @_builtins.property
     def xattrs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExtendedAttribute]:
         """Extended attributes, ACLs among them, sorted by name."""
@@ -280,7 +283,7 @@ class ManifestEntry(_message.Message):
         mode: _builtins.int = ...,
         uid: _builtins.int = ...,
         gid: _builtins.int = ...,
-        mtime_ns: _builtins.int = ...,
+        mtime_seconds: _builtins.int = ...,
         size: _builtins.int = ...,
         link_target: _builtins.bytes = ...,
         hard_link_group: _builtins.int = ...,
@@ -296,10 +299,11 @@ class ManifestEntry(_message.Message):
         model: _builtins.bool = ...,
         ctime_ns: _builtins.int = ...,
         inode: _builtins.int = ...,
+        mtime_nanos: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "ctime_ns", b"ctime_ns", "data_offset", b"data_offset", "data_size", b"data_size", "device_major", b"device_major", "device_minor", b"device_minor", "extents", b"extents", "gid", b"gid", "hard_link_group", b"hard_link_group", "inode", b"inode", "link_target", b"link_target", "mode", b"mode", "model", b"model", "mtime_ns", b"mtime_ns", "path", b"path", "segments", b"segments", "size", b"size", "sparse", b"sparse", "type", b"type", "uid", b"uid", "xattrs", b"xattrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "ctime_ns", b"ctime_ns", "data_offset", b"data_offset", "data_size", b"data_size", "device_major", b"device_major", "device_minor", b"device_minor", "extents", b"extents", "gid", b"gid", "hard_link_group", b"hard_link_group", "inode", b"inode", "link_target", b"link_target", "mode", b"mode", "model", b"model", "mtime_nanos", b"mtime_nanos", "mtime_seconds", b"mtime_seconds", "path", b"path", "segments", b"segments", "size", b"size", "sparse", b"sparse", "type", b"type", "uid", b"uid", "xattrs", b"xattrs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

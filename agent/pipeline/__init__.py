@@ -1,0 +1,1 @@
+"""What both pipelines are built from: threads that fail together, meters, warnings, and safe access below a folder."""

@@ -1,0 +1,177 @@
+"""Threads that work on one operation and stop together: the first error, or a cancel, ends them all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from agent.errors import CancelledError
+
+_T = TypeVar("_T")
+
+POLL_SECONDS = 0.1
+"""How long a blocked thread of a crew takes at most to see that the crew stops."""
+
+
+def thread_count(configured: int) -> int:
+    """Returns how many threads pack or write: as configured, or (for 0) one per core, at least 2 and at most 8."""
+    return configured or min(max(os.cpu_count() or 2, 2), 8)
+
+
+class Crew:
+    """The threads of one operation.
+
+    Args:
+        cancel: set from outside when the operation shall stop.
+        on_stop: called once, from some thread, as soon as the crew stops early; it unblocks what waits elsewhere.
+    """
+
+    def __init__(self, cancel: threading.Event, on_stop: Callable[[], None] = lambda: None) -> None:
+        self._cancel = cancel
+        self._on_stop = on_stop
+        self._stopping = threading.Event()
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        self._error: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+        self._watcher = threading.Thread(target=self._watch, name="cancel-watcher", daemon=True)
+        self._watcher.start()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether everything shall end now."""
+        return self._stopping.is_set()
+
+    def start(self, name: str, work: Callable[[], None]) -> None:
+        """Runs ``work`` in a thread; its error stops the crew."""
+        thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def fail(self, error: BaseException) -> None:
+        """Stops the crew because of ``error``; only the first one counts."""
+        with self._lock:
+            if self._error is None and not self._done.is_set():
+                self._error = error
+        if not self._stopping.is_set():
+            self._stopping.set()
+            self._on_stop()
+
+    def check(self) -> None:
+        """Raises CancelledError if the crew stops, so that a loop over bytes ends soon."""
+        if self._stopping.is_set():
+            raise CancelledError("the operation stops")
+
+    def join(self) -> None:
+        """Waits for all threads.
+
+        Raises:
+            GpusnapError: the first error of any of them; CancelledError after a cancel.
+        """
+        for thread in self._threads:
+            thread.join()
+        self.raise_error()
+
+    def raise_error(self) -> None:
+        """Raises the first error, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    @contextlib.contextmanager
+    def work(self) -> Iterator[None]:
+        """Bounds the life of the crew: an error in the block stops the threads, and the first error is raised."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            self.join()
+            raise
+        finally:
+            self._done.set()
+            self._watcher.join()
+
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # carried to join()
+            self.fail(error)
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            if self._cancel.wait(POLL_SECONDS):
+                self.fail(CancelledError("the operation was cancelled"))
+                return
+
+
+class Channel(Generic[_T]):
+    """A bounded queue between threads of a crew: blocked ends see when the crew stops."""
+
+    def __init__(self, crew: Crew, size: int) -> None:
+        self._crew = crew
+        self._queue: queue.Queue[_T] = queue.Queue(size)
+
+    def put(self, item: _T) -> None:
+        """Adds an item, waiting for room. Raises CancelledError when the crew stops."""
+        while True:
+            self._crew.check()
+            try:
+                return self._queue.put(item, timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+
+    def get(self) -> _T:
+        """Takes an item, waiting for one. Raises CancelledError when the crew stops."""
+        while True:
+            self._crew.check()
+            try:
+                return self._queue.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+
+
+class Allowance:
+    """A counted budget between threads of a crew, such as entries in memory. Something too large goes in alone."""
+
+    def __init__(self, crew: Crew, total: int) -> None:
+        self._crew = crew
+        self._total = total
+        self._used = 0
+        self._changed = threading.Condition()
+
+    def take(self, amount: int) -> None:
+        """Takes ``amount``, waiting until it is there. Raises CancelledError when the crew stops."""
+        with self._changed:
+            while self._used and self._used + amount > self._total:
+                self._crew.check()
+                self._changed.wait(POLL_SECONDS)
+            self._used += amount
+
+    def give(self, amount: int) -> None:
+        """Gives ``amount`` back."""
+        with self._changed:
+            self._used -= amount
+            self._changed.notify_all()
+
+    def wait_empty(self) -> None:
+        """Waits until everything was given back. Raises CancelledError when the crew stops."""
+        with self._changed:
+            while self._used:
+                self._crew.check()
+                self._changed.wait(POLL_SECONDS)
+
+
+class Stopwatch:
+    """Seconds of a ``with`` block."""
+
+    def __enter__(self) -> Stopwatch:
+        self._start = time.monotonic()
+        self.seconds = 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self._start

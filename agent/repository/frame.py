@@ -1,0 +1,99 @@
+"""Chunks as LZ4 frames: the coding of every stored object.
+
+A frame is HEADER, then blocks of 4 MiB of raw bytes (the last may be shorter), then END. A block is a 32-bit
+little-endian size and that many bytes; the size's highest bit says that they are raw. The layout is the LZ4 frame
+format 1.6 with independent blocks and without checksums, so ``lz4 -d`` reads it; integrity is the chunk id's work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cramjam
+import msgspec
+
+from agent.errors import DataLossError
+
+BLOCK_SIZE = 4 << 20
+"""Raw bytes of every block but the last; the largest that the LZ4 frame format knows."""
+
+HEADER = bytes.fromhex("04224d18607073")
+"""Magic, FLG (version 01, independent blocks), BD (4 MiB), header checksum."""
+
+END = bytes(4)
+_RAW = 1 << 31
+
+
+class Block(msgspec.Struct, frozen=True):
+    """One block of a frame, still coded."""
+
+    data: memoryview
+    is_raw: bool
+    raw_size: int
+
+
+def max_stored_size(raw_size: int) -> int:
+    """Returns the most bytes that a frame of ``raw_size`` raw bytes can take."""
+    return len(HEADER) + raw_size + 4 * -(-raw_size // BLOCK_SIZE) + len(END)
+
+
+class Encoder:
+    """Codes raw bytes as a frame. Keeps one output block, so use one encoder per thread."""
+
+    def __init__(self) -> None:
+        self._block = memoryview(bytearray(BLOCK_SIZE + BLOCK_SIZE // 255 + 64))
+
+    def pieces(self, raw: memoryview) -> Iterator[bytes | memoryview]:
+        """Yields the frame of ``raw`` piece by piece; each piece is valid until the next one is asked for."""
+        yield HEADER
+        for start in range(0, len(raw), BLOCK_SIZE):
+            block = raw[start : start + BLOCK_SIZE]
+            size = cramjam.lz4.compress_block_into(block, self._block, store_size=False)
+            if size < len(block):
+                yield size.to_bytes(4, "little")
+                yield self._block[:size]
+            else:
+                yield (len(block) | _RAW).to_bytes(4, "little")
+                yield block
+        yield END
+
+
+def blocks(frame: memoryview, raw_size: int) -> Iterator[Block]:
+    """Yields the blocks of a frame that must hold exactly ``raw_size`` raw bytes.
+
+    Raises:
+        DataLossError: the frame is anything else than an encoder would have written.
+    """
+    if frame[: len(HEADER)] != HEADER:
+        raise DataLossError("its LZ4 frame has a wrong header")
+    position = len(HEADER)
+    for start in range(0, raw_size, BLOCK_SIZE):
+        expected = min(BLOCK_SIZE, raw_size - start)
+        word = int.from_bytes(frame[position : position + 4], "little")
+        size, is_raw = word & (_RAW - 1), bool(word & _RAW)
+        position += 4
+        data = frame[position : position + size]
+        if size == 0 or len(data) != size or size > expected or (is_raw and size != expected):
+            raise DataLossError("its LZ4 frame is truncated or has a wrong block size")
+        position += size
+        yield Block(data, is_raw, expected)
+    if frame[position:] != END:
+        raise DataLossError("its LZ4 frame does not end where it should")
+
+
+def decode(block: Block, out: memoryview) -> memoryview:
+    """Returns the raw bytes of a block: a part of ``out``, or the block itself if it is raw.
+
+    Raises:
+        DataLossError: it is not valid LZ4, or holds another number of bytes.
+    """
+    if block.is_raw:
+        return block.data
+    room = out[: block.raw_size]
+    try:
+        size = cramjam.lz4.decompress_block_into(block.data, room, output_len=block.raw_size)
+    except cramjam.DecompressionError as error:
+        raise DataLossError("its LZ4 data cannot be decompressed") from error
+    if size != block.raw_size:
+        raise DataLossError("its LZ4 data has a wrong size")
+    return room

@@ -1,0 +1,32 @@
+"""The names of a repository's objects, relative to its prefix."""
+
+from __future__ import annotations
+
+import re
+
+REPOSITORY = "repository.json"
+SNAPSHOTS = "snapshots/"
+CHUNKS = "chunks/"
+
+_SNAPSHOT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+
+
+def chunk(chunk_id: bytes) -> str:
+    """Returns the key of a chunk (32 bytes of id)."""
+    name = chunk_id.hex()
+    return f"{CHUNKS}{name[:2]}/{name}"
+
+
+def manifest(snapshot_id: str) -> str:
+    """Returns the key of a snapshot's manifest."""
+    return f"{SNAPSHOTS}{snapshot_id}/manifest"
+
+
+def chunk_list(snapshot_id: str) -> str:
+    """Returns the key of the list of a snapshot's chunk keys."""
+    return f"{SNAPSHOTS}{snapshot_id}/chunks.txt"
+
+
+def is_snapshot_id(text: str) -> bool:
+    """Says whether ``text`` has the form of a snapshot id, such as 20261123T110512Z-4f2a9c01."""
+    return _SNAPSHOT_ID.fullmatch(text) is not None

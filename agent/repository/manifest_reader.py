@@ -1,0 +1,170 @@
+"""Reads a manifest from anything that can be read by range: a local file, or the object in the store.
+
+Everything read is verified against the hashes of the footer, and every entry against ``validate``.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import msgspec
+from blake3 import blake3
+from google.protobuf.message import DecodeError, Message
+from gpusnap.v1 import manifest_pb2 as pb
+
+from agent.errors import DataLossError
+from agent.repository import manifest_layout as layout
+from agent.repository import messages, validate
+from agent.repository.model import Chunk, Entry, ManifestWarning, SnapshotSummary, order
+
+ReadAt = Callable[[int, int], bytes]
+"""Reads (offset, length); fewer bytes only at the end."""
+
+_M = TypeVar("_M", bound=Message)
+
+TAIL_SIZE = 64 << 10
+"""Read at once from the end: holds trailer and footer of a manifest of up to about half a million entries."""
+
+
+class Location(msgspec.Struct, frozen=True, gc=False):
+    """Where an entry stands: the number of its section, and its place in it."""
+
+    section: int
+    position: int
+
+
+class ManifestReader:
+    """One manifest. Its methods may be called from several threads at once.
+
+    Args:
+        read_at: how to read it.
+        tail: its last bytes (at least TRAILER_SIZE, unless it is shorter).
+        size: its size in bytes.
+
+    Raises:
+        DataLossError: the manifest is damaged.
+        RepositoryVersionError: it is of an unknown format version.
+    """
+
+    def __init__(self, read_at: ReadAt, tail: bytes, size: int) -> None:
+        self._read_at = read_at
+        trailer = layout.parse_trailer(tail[-layout.TRAILER_SIZE :], size)
+        end = layout.TRAILER_SIZE + trailer.stored_size
+        stored = tail[-end : -layout.TRAILER_SIZE] if end <= len(tail) else read_at(size - end, trailer.stored_size)
+        footer = _parse(pb.ManifestFooter(), layout.open_footer(trailer, stored))
+        self.summary: SnapshotSummary = messages.summary_from_pb(footer)
+        self._entries = [index for index in footer.sections if index.kind == pb.SECTION_KIND_ENTRIES]
+        self._chunks = [index for index in footer.sections if index.kind == pb.SECTION_KIND_CHUNKS]
+        self._warnings = [index for index in footer.sections if index.kind == pb.SECTION_KIND_WARNINGS]
+        self._table: list[Chunk] | None = None
+
+    @property
+    def entry_sections(self) -> int:
+        """How many sections hold entries."""
+        return len(self._entries)
+
+    def chunks(self) -> list[Chunk]:
+        """Returns the whole chunk table, in archive order."""
+        if self._table is None:
+            table: list[Chunk] = []
+            for index in self._chunks:
+                section = _parse(pb.ChunkSection(), self._read(index))
+                for message in section.chunks:
+                    chunk = messages.chunk_from_pb(message)
+                    validate.check_chunk(chunk)
+                    table.append(chunk)
+            self._table = table
+        return self._table
+
+    def section(self, number: int) -> list[Entry]:
+        """Returns the entries of one section, checked one by one."""
+        chunks = self.chunks()
+        message = _parse(pb.EntrySection(), self._read(self._entries[number]))
+        entries = [messages.entry_from_pb(item) for item in message.entries]
+        for entry in entries:
+            validate.check_entry(entry, chunks)
+        return entries
+
+    def entries(self, first_section: int = 0) -> Iterator[Entry]:
+        """Yields every entry in archive order; memory holds one section.
+
+        Raises:
+            DataLossError: besides damage, when the entries are out of order.
+        """
+        return (entry for _, entry in self.located_entries(first_section))
+
+    def located_entries(self, first_section: int = 0) -> Iterator[tuple[Location, Entry]]:
+        """Yields every entry with its place in the manifest, as ``entries`` does."""
+        last: bytes | None = None
+        for number in range(first_section, len(self._entries)):
+            for position, entry in enumerate(self.section(number)):
+                place = order(entry.path)
+                if last is not None and place <= last:
+                    raise DataLossError(f"the manifest is damaged: {entry.path!r} is out of order")
+                last = place
+                yield Location(number, position), entry
+
+    def run_of_entries(self, first: Location, count: int) -> Iterator[Entry]:
+        """Yields ``count`` entries from a place on."""
+        number, position = first.section, first.position
+        while count > 0 and number < len(self._entries):
+            part = self.section(number)[position : position + count]
+            yield from part
+            count -= len(part)
+            number, position = number + 1, 0
+
+    def entries_from(self, path: bytes) -> Iterator[Entry]:
+        """Yields the entries from ``path`` (or where it would stand) on, reading no section before it."""
+        place = order(path)
+        starts = [order(index.first_path) for index in self._entries]
+        first = max(bisect.bisect_right(starts, place) - 1, 0)
+        return (entry for entry in self.entries(first) if order(entry.path) >= place)
+
+    def find(self, path: bytes) -> Entry | None:
+        """Returns the entry of exactly this path."""
+        entry = next(self.entries_from(path), None)
+        return entry if entry is not None and entry.path == path else None
+
+    def warnings(self, limit: int) -> list[ManifestWarning]:
+        """Returns the first ``limit`` warnings."""
+        found: list[ManifestWarning] = []
+        for index in self._warnings:
+            if len(found) >= limit:
+                break
+            section = _parse(pb.WarningSection(), self._read(index))
+            found.extend(messages.warning_from_pb(item) for item in section.warnings)
+        return found[:limit]
+
+    def _read(self, index: pb.SectionIndex) -> bytes:
+        if index.raw_size > layout.MAX_SECTION_SIZE or index.stored_size > index.raw_size:
+            raise DataLossError("the manifest is damaged: a section claims an impossible size")
+        stored = self._read_at(index.offset, index.stored_size)
+        if blake3(stored).digest() != index.hash:
+            raise DataLossError("the manifest is damaged: a section does not match its hash")
+        return layout.decompress(stored, index.raw_size)
+
+
+def _parse(message: _M, raw: bytes) -> _M:
+    try:
+        message.ParseFromString(raw)
+    except DecodeError as error:
+        raise DataLossError("the manifest is damaged: a message cannot be decoded") from error
+    return message
+
+
+def read_local(path: str) -> ManifestReader:
+    """Opens a manifest that lies in a local file; the file is read whenever an entry is."""
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - TAIL_SIZE, 0))
+        tail = file.read()
+
+    def read_at(offset: int, length: int) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    return ManifestReader(read_at, tail, size)

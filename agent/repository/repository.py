@@ -1,0 +1,207 @@
+"""A repository: the snapshots in one bucket and prefix.
+
+All methods block; call them from a thread. They raise the store's errors, DataLossError for damaged objects and
+RepositoryVersionError for a format that this version does not know.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import time
+
+import msgspec
+
+from agent.errors import (
+    DataLossError,
+    ObjectNotFoundError,
+    RepositoryVersionError,
+    SnapshotAmbiguousError,
+    SnapshotNotFoundError,
+)
+from agent.repository import keys
+from agent.repository.manifest_reader import TAIL_SIZE, ManifestReader
+from agent.repository.model import (
+    FORMAT_VERSION,
+    MAX_CHUNK_SIZE,
+    Entry,
+    ManifestWarning,
+    SnapshotSummary,
+)
+from agent.storage.store import Store
+
+LATEST = "latest"
+
+
+class RepositoryInfo(msgspec.Struct, frozen=True):
+    """What repository.json says. ``encryption`` is for later versions: a reader of this one refuses it."""
+
+    format_version: int
+    id: str
+    chunk_size: int
+    created: str
+    encryption: msgspec.Raw | None = None
+
+
+class Repository:
+    """The snapshots in a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @property
+    def store(self) -> Store:
+        """The store it lies in."""
+        return self._store
+
+    def info(self) -> RepositoryInfo | None:
+        """Returns what repository.json says, or None if there is no repository yet.
+
+        Raises:
+            RepositoryVersionError: another format version, or an encrypted repository.
+        """
+        try:
+            raw = self._store.read(keys.REPOSITORY)
+        except ObjectNotFoundError:
+            return None
+        where = f"{self._store.location}/{keys.REPOSITORY}"
+        try:
+            info = msgspec.json.decode(raw, type=RepositoryInfo)
+        except msgspec.DecodeError as error:
+            raise DataLossError(f"{where} is damaged: {error}") from error
+        if info.format_version != FORMAT_VERSION:
+            raise RepositoryVersionError(
+                f"{where} says format version {info.format_version}; this version knows {FORMAT_VERSION}"
+            )
+        if info.encryption is not None and bytes(info.encryption) != b"null":
+            raise RepositoryVersionError(f"{where} says that the repository is encrypted, which is not known here")
+        return info
+
+    def ensure(self) -> RepositoryInfo:
+        """Makes the repository if there is none yet, and returns what repository.json says."""
+        info = self.info()
+        if info is None:
+            created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            new = RepositoryInfo(FORMAT_VERSION, secrets.token_hex(16), MAX_CHUNK_SIZE, created)
+            self._store.write(keys.REPOSITORY, msgspec.json.format(msgspec.json.encode(new)))
+            # Two agents may create it at once: the one that the store kept is the repository.
+            info = self.info() or new
+        return info
+
+    def snapshot_ids(self) -> list[str]:
+        """Returns the ids of all committed snapshots, the newest first."""
+        self.info()
+        folders = self._store.list_folders(keys.SNAPSHOTS)
+        return sorted((name for name in folders if keys.is_snapshot_id(name)), reverse=True)
+
+    def list_snapshots(self, limit: int, before: str = "") -> list[SnapshotSummary]:
+        """Returns up to ``limit`` snapshots, the newest first; with ``before``, only those with smaller ids.
+
+        A folder without a manifest is what an interrupted snapshot leaves: it is not listed.
+        """
+        ids = (name for name in self.snapshot_ids() if not before or name < before)
+        found = (self._summary_if_committed(name) for name in ids)
+        return list(itertools.islice((summary for summary in found if summary is not None), limit))
+
+    def resolve(self, name: str) -> str:
+        """Returns the id of the snapshot called ``name``: an id, a unique prefix of one, or "latest".
+
+        A whole id is believed without listing.
+
+        Raises:
+            SnapshotNotFoundError: no snapshot is called so.
+            SnapshotAmbiguousError: several are.
+        """
+        if keys.is_snapshot_id(name):
+            return name
+        if name == LATEST:
+            latest = self.list_snapshots(1)
+            if not latest:
+                raise SnapshotNotFoundError(f"{self._store.location} holds no snapshot", hint="make one first")
+            return latest[0].id
+        matches = [found for found in self.snapshot_ids() if name and found.startswith(name)]
+        committed = [found for found in matches if self._summary_if_committed(found) is not None]
+        if not committed:
+            raise SnapshotNotFoundError(f"no snapshot in {self._store.location} is called {name!r}")
+        if len(committed) > 1:
+            shown = ", ".join(committed[:3]) + (", ..." if len(committed) > 3 else "")
+            raise SnapshotAmbiguousError(f"{name!r} names {len(committed)} snapshots: {shown}")
+        return committed[0]
+
+    def manifest(self, snapshot_id: str) -> ManifestReader:
+        """Opens a snapshot's manifest for reading by range.
+
+        Raises:
+            SnapshotNotFoundError: there is no such snapshot.
+        """
+        key = keys.manifest(snapshot_id)
+        try:
+            tail, size = self._store.read_tail(key, TAIL_SIZE)
+        except ObjectNotFoundError as error:
+            raise self._not_found(snapshot_id) from error
+        reader = ManifestReader(lambda offset, length: self._store.read(key, offset, length), tail, size)
+        self.check_identity(reader, snapshot_id)
+        return reader
+
+    @staticmethod
+    def check_identity(manifest: ManifestReader, snapshot_id: str) -> None:
+        """Makes sure that a manifest is that of ``snapshot_id``.
+
+        Raises:
+            DataLossError: it is another one's.
+        """
+        if manifest.summary.id != snapshot_id:
+            raise DataLossError(f"the manifest of {snapshot_id} is that of {manifest.summary.id!r}")
+
+    def download_manifest(self, snapshot_id: str, path: str) -> None:
+        """Writes a snapshot's manifest to a new local file.
+
+        Raises:
+            SnapshotNotFoundError: there is no such snapshot.
+        """
+        try:
+            self._store.download(keys.manifest(snapshot_id), path)
+        except ObjectNotFoundError as error:
+            raise self._not_found(snapshot_id) from error
+
+    def summary(self, snapshot_id: str) -> SnapshotSummary:
+        """Returns the summary of one snapshot."""
+        return self.manifest(snapshot_id).summary
+
+    def warnings(self, snapshot_id: str, limit: int) -> list[ManifestWarning]:
+        """Returns the first ``limit`` warnings of one snapshot."""
+        return self.manifest(snapshot_id).warnings(limit)
+
+    def list_entries(self, snapshot_id: str, path: bytes, after: bytes | None, limit: int) -> list[Entry]:
+        """Returns up to ``limit`` entries at and below ``path`` in archive order, those after ``after`` only."""
+        reader = self.manifest(snapshot_id)
+        start = path if after is None else after
+        found: list[Entry] = []
+        for entry in reader.entries_from(start):
+            if path and entry.path != path and not entry.path.startswith(path + b"/"):
+                break
+            if entry.path == after:
+                continue
+            found.append(entry)
+            if len(found) == limit:
+                break
+        return found
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        """Deletes a snapshot: its manifest first, so that nothing half-deleted is ever listed.
+
+        Raises:
+            SnapshotNotFoundError: there is no such snapshot.
+        """
+        self.manifest(snapshot_id)
+        self._store.delete(keys.manifest(snapshot_id))
+        self._store.delete(keys.chunk_list(snapshot_id))
+
+    def _summary_if_committed(self, snapshot_id: str) -> SnapshotSummary | None:
+        try:
+            return self.summary(snapshot_id)
+        except SnapshotNotFoundError:
+            return None
+
+    def _not_found(self, snapshot_id: str) -> SnapshotNotFoundError:
+        return SnapshotNotFoundError(f"no snapshot in {self._store.location} is called {snapshot_id!r}")

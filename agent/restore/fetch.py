@@ -1,0 +1,114 @@
+"""Fetches chunks in the planned order, ahead of the threads that write them, and again when one arrives damaged."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import Future
+
+import msgspec
+
+from agent.errors import DamagedChunk
+from agent.pipeline.crew import POLL_SECONDS, Crew
+from agent.repository import keys
+from agent.restore.plan import Job, RestorePlan
+from agent.storage.engine import IncomingFile, TransferEngine
+
+FETCH_ATTEMPTS = 3
+"""A chunk that arrives damaged is fetched so often before it counts as lost: the damage may be on the way."""
+
+
+DAMAGED_PATHS = 100
+"""Paths that are named for one damaged chunk."""
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """A job whose chunk has arrived, or failed to; ``attempt`` counts from 1."""
+
+    job: Job
+    attempt: int
+    future: Future[IncomingFile]
+
+
+class Fetcher:
+    """Runs downloads for a plan. ``run`` is for one thread, ``take`` and what follows it for the others.
+
+    Args:
+        ahead: jobs between the beginning of their download and the end of their writing at most.
+        takers: threads that call ``take``.
+    """
+
+    def __init__(self, engine: TransferEngine, plan: RestorePlan, ahead: int, takers: int, crew: Crew) -> None:
+        self._engine = engine
+        self._plan = plan
+        self._takers = takers
+        self._crew = crew
+        self._ahead = ahead
+        self._ready: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[tuple[Job, int] | None] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Starts every download and ends when every job is done."""
+        under_way = 0
+        for job in self._plan.jobs():
+            while under_way >= self._ahead:
+                under_way -= self._next_message()
+            self._start(job, 1)
+            under_way += 1
+        while under_way > 0:
+            under_way -= self._next_message()
+        for _ in range(self._takers):
+            self._ready.put(None)
+
+    def take(self) -> Fetched | None:
+        """Waits for the next chunk to arrive; None when there is none left. Raises CancelledError when all stops."""
+        while True:
+            self._crew.check()
+            try:
+                return self._ready.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                continue
+
+    def done(self) -> None:
+        """Says that a job is done, well or not."""
+        self._messages.put(None)
+
+    def again(self, fetched: Fetched) -> bool:
+        """Asks for a job's chunk once more; says no when that was done often enough."""
+        if fetched.attempt >= FETCH_ATTEMPTS:
+            return False
+        self._messages.put((fetched.job, fetched.attempt + 1))
+        return True
+
+    def _next_message(self) -> int:
+        """Handles one message of the writing threads; returns how many jobs it ends."""
+        while True:
+            self._crew.check()
+            try:
+                message = self._messages.get(timeout=POLL_SECONDS)
+                break
+            except queue.Empty:
+                continue
+        if message is None:
+            return 1
+        self._start(*message)
+        return 0
+
+    def _start(self, job: Job, attempt: int) -> None:
+        future = self._engine.download(keys.chunk(job.chunk.id), job.chunk.stored_size)
+        future.add_done_callback(lambda done: self._ready.put(Fetched(job, attempt, done)))
+
+
+class Damage:
+    """The chunks that could not be read back, with the files they touch. For any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.chunks: list[DamagedChunk] = []
+        self.paths: set[bytes] = set()
+
+    def add(self, job: Job, problem: str, paths: list[bytes]) -> None:
+        """Notes one lost chunk."""
+        with self._lock:
+            self.chunks.append(DamagedChunk(job.chunk.id.hex(), problem, tuple(paths[:DAMAGED_PATHS])))
+            self.paths.update(paths)

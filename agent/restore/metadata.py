@@ -1,0 +1,81 @@
+"""Owner, mode, extended attributes and times. What may not be set is a warning that names the file."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from agent.pipeline.warnings import Warnings
+from agent.repository.model import Entry
+
+_ACL_PREFIX = b"system.posix_acl_"
+_PRIVILEGED_BITS = 0o6000
+
+
+class Metadata:
+    """Applies the metadata of entries. May be used from several threads at once."""
+
+    def __init__(self, warnings: Warnings) -> None:
+        self._warnings = warnings
+        self._uid = os.geteuid()
+        self._gid = os.getegid()
+
+    def apply(self, fd: int, entry: Entry, is_ours: bool) -> None:
+        """Applies everything to an open file or directory. The times come last.
+
+        Args:
+            is_ours: it was made by this process in a folder that hands no group on, so its owner is known.
+        """
+        # chown clears set-id bits and capabilities, a mode changes an ACL, and a read-only mode forbids attributes.
+        mode = self._own(entry, is_ours, lambda uid, gid: os.chown(fd, uid, gid))
+        if entry.xattrs:
+            self._set_xattrs(fd, entry, is_acl=False)
+        os.fchmod(fd, mode)
+        if entry.xattrs:
+            self._set_xattrs(fd, entry, is_acl=True)
+        os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def apply_to_name(self, folder_fd: int, name: bytes, entry: Entry, is_link: bool) -> None:
+        """Applies everything to what cannot be opened (links, devices), in a folder that only we can write to."""
+        mode = self._own(
+            entry, True, lambda uid, gid: os.chown(name, uid, gid, dir_fd=folder_fd, follow_symlinks=False)
+        )
+        if not is_link:
+            os.chmod(name, mode, dir_fd=folder_fd)
+        if entry.xattrs:
+            place = b"/proc/self/fd/%d/%s" % (folder_fd, name)
+            self._set_xattrs(place, entry, is_acl=False)
+            self._set_xattrs(place, entry, is_acl=True)
+        times = (entry.mtime_ns, entry.mtime_ns)
+        os.utime(name, ns=times, dir_fd=folder_fd, follow_symlinks=False)
+
+    def _own(self, entry: Entry, is_ours: bool, chown: Callable[[int, int], None]) -> int:
+        """Sets the owner and returns the mode that may be set then."""
+        if is_ours and entry.uid == self._uid and entry.gid == self._gid:
+            return entry.mode
+        try:
+            chown(entry.uid, entry.gid)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EINVAL):
+                raise
+            # Set-id bits with another owner would hand out that owner's rights.
+            message = "the owner could not be restored without privilege; set-id bits were left out"
+            self._warnings.add("OWNER_NOT_RESTORED", message, entry.path)
+            return entry.mode & ~_PRIVILEGED_BITS
+        return entry.mode
+
+    def _set_xattrs(self, place: int | bytes, entry: Entry, is_acl: bool) -> None:
+        for name, value in entry.xattrs:
+            if name.startswith(_ACL_PREFIX) is not is_acl:
+                continue
+            try:
+                if isinstance(place, int):
+                    os.setxattr(place, name, value)
+                else:
+                    os.setxattr(place, name, value, follow_symlinks=False)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                    raise
+                message = f"extended attributes such as {name.decode(errors='replace')} could not be restored"
+                self._warnings.add("XATTR_NOT_RESTORED", message, entry.path)

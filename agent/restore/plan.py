@@ -1,0 +1,210 @@
+"""Reads the whole manifest once, checks it, and decides what is fetched and where it goes. Nothing is written yet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import msgspec
+
+from agent.errors import InvalidRequestError
+from agent.events import ChunkKind, ClassTotals, ScanTotals
+from agent.repository.manifest_reader import Location, ManifestReader
+from agent.repository.model import SEGMENT_SIZE, Chunk, Entry, EntryType
+from agent.restore.selection import Selection
+
+
+class PackJob(msgspec.Struct, frozen=True):
+    """Fetch a pack and write its entries.
+
+    Attributes:
+        first, count: the run of entries in the manifest that the pack holds.
+        extra: chosen names whose content is that of a file in this pack which is not chosen itself.
+    """
+
+    chunk: Chunk
+    first: Location
+    count: int
+    extra: tuple[Entry, ...] = ()
+
+
+class LargeFile:
+    """A large file that is being put together in any order of its segments."""
+
+    def __init__(self, number: int, entry: Entry) -> None:
+        self.number = number
+        self.entry = entry
+        self.left = entry.segments
+        self.is_begun = False
+        self.is_published = False
+        self.is_lost = False
+        self.lock = threading.Lock()
+
+
+class SegmentTarget(msgspec.Struct, frozen=True):
+    """Where a segment goes: a file, and the place in its stored content."""
+
+    file: LargeFile
+    start: int
+    size: int
+
+
+class SegmentJob(msgspec.Struct, frozen=True):
+    """Fetch a segment and write it wherever its content occurs."""
+
+    chunk: Chunk
+    targets: list[SegmentTarget]
+
+
+Job = PackJob | SegmentJob
+
+
+class RestorePlan(msgspec.Struct, frozen=True):
+    """What is fetched and where it goes.
+
+    Attributes:
+        empty: large files without stored content.
+        totals: what is chosen.
+        content_bytes: bytes of content that will be written.
+        promoted: hard-link group -> the chosen name that stands in for the first one, which is not chosen.
+    """
+
+    packs: list[PackJob]
+    segments: list[SegmentJob]
+    empty: list[LargeFile]
+    totals: ScanTotals
+    content_bytes: int
+    promoted: dict[int, bytes]
+
+    def large_files(self) -> set[LargeFile]:
+        """Returns every large file."""
+        return {*self.empty, *(target.file for job in self.segments for target in job.targets)}
+
+    def jobs(self) -> Iterator[Job]:
+        """Yields all jobs: segments first, and packs in between so that both kinds end at about the same time."""
+        packs, segments = iter(self.packs), iter(self.segments)
+        pack, segment = next(packs, None), next(segments, None)
+        pack_total = sum(job.chunk.stored_size for job in self.packs) or 1
+        segment_total = sum(job.chunk.stored_size for job in self.segments) or 1
+        pack_done = segment_done = 0
+        while pack is not None or segment is not None:
+            is_segment_behind = segment_done * pack_total <= pack_done * segment_total
+            if segment is not None and (pack is None or is_segment_behind):
+                yield segment
+                segment_done += segment.chunk.stored_size
+                segment = next(segments, None)
+            elif pack is not None:
+                yield pack
+                pack_done += pack.chunk.stored_size
+                pack = next(packs, None)
+
+
+def make_plan(manifest: ManifestReader, selection: Selection) -> RestorePlan:
+    """Makes the plan.
+
+    Raises:
+        DataLossError: the manifest is damaged.
+        InvalidRequestError: a chosen path is not in the snapshot.
+    """
+    planner = _Planner(manifest, selection)
+    for location, entry in manifest.located_entries():
+        planner.see(location, entry)
+    return planner.plan()
+
+
+class _Planner:
+    def __init__(self, manifest: ManifestReader, selection: Selection) -> None:
+        self._manifest = manifest
+        self._chunks = manifest.chunks()
+        self._selection = selection
+        self._missing = set() if selection.everything else set(selection.paths)
+        self._packs: dict[int, PackJob] = {}
+        self._pack: tuple[int, Location, int, bool] | None = None
+        self._large: list[LargeFile] = []
+        self._links: dict[int, Entry] = {}
+        self._entries = self._directories = self._link_count = 0
+        self._files = {True: [0, 0], False: [0, 0]}
+        self._content = 0
+
+    def see(self, location: Location, entry: Entry) -> None:
+        self._missing.discard(entry.path)
+        is_chosen = self._selection.covers(entry.path)
+        has_content = is_chosen and entry.type not in (EntryType.DIRECTORY, EntryType.HARD_LINK)
+        if self._chunks[entry.chunk].kind is ChunkKind.PACK:
+            self._extend_pack(location, entry.chunk, has_content)
+        elif has_content:
+            self._large.append(LargeFile(len(self._large), entry))
+        if is_chosen:
+            self._count(entry)
+            is_first_chosen = entry.hard_link_group not in self._links
+            if entry.type is EntryType.HARD_LINK and is_first_chosen and not self._selection.covers(entry.link_target):
+                self._links[entry.hard_link_group] = entry
+
+    def plan(self) -> RestorePlan:
+        if self._missing:
+            shown = ", ".join(repr(path) for path in sorted(self._missing)[:3])
+            raise InvalidRequestError(f"the snapshot does not hold {shown}", hint="list it with `gpusnap files`")
+        self._close_pack()
+        self._promote()
+        segments: dict[bytes, SegmentJob] = {}
+        for file in self._large:
+            for index in range(file.entry.segments):
+                chunk = self._chunks[file.entry.chunk + 1 + index]
+                start = index * SEGMENT_SIZE
+                target = SegmentTarget(file, start, min(SEGMENT_SIZE, file.entry.data_size - start))
+                segments.setdefault(chunk.id, SegmentJob(chunk, [])).targets.append(target)
+        return RestorePlan(
+            packs=list(self._packs.values()),
+            segments=list(segments.values()),
+            empty=[file for file in self._large if not file.entry.segments],
+            totals=ScanTotals(
+                entries=self._entries,
+                directories=self._directories,
+                links=self._link_count,
+                models=ClassTotals(*self._files[True]),
+                other=ClassTotals(*self._files[False]),
+                complete=True,
+            ),
+            content_bytes=self._content,
+            promoted={group: link.path for group, link in self._links.items()},
+        )
+
+    def _extend_pack(self, location: Location, chunk: int, has_content: bool) -> None:
+        if self._pack is None or self._pack[0] != chunk:
+            self._close_pack()
+            self._pack = (chunk, location, 0, False)
+        _, first, count, is_needed = self._pack
+        self._pack = (chunk, first, count + 1, is_needed or has_content)
+
+    def _close_pack(self) -> None:
+        if self._pack is not None:
+            chunk, first, count, is_needed = self._pack
+            if is_needed:
+                self._packs[chunk] = PackJob(self._chunks[chunk], first, count)
+            self._pack = None
+
+    def _promote(self) -> None:
+        """Lets the first chosen name of a group have the content, where the group's first name is not chosen."""
+        for link in self._links.values():
+            original = self._manifest.find(link.link_target)
+            if original is None or original.type is not EntryType.FILE:
+                raise InvalidRequestError(f"{link.path!r} is a link to {link.link_target!r}, which is not a file")
+            entry = msgspec.structs.replace(original, path=link.path)
+            self._content += entry.data_size
+            if self._chunks[entry.chunk].kind is not ChunkKind.PACK:
+                self._large.append(LargeFile(len(self._large), entry))
+                continue
+            job = self._packs.get(entry.chunk) or PackJob(self._chunks[entry.chunk], Location(0, 0), 0)
+            self._packs[entry.chunk] = msgspec.structs.replace(job, extra=(*job.extra, entry))
+
+    def _count(self, entry: Entry) -> None:
+        self._entries += 1
+        if entry.type is EntryType.FILE:
+            files = self._files[entry.model]
+            files[0] += 1
+            files[1] += entry.data_size
+            self._content += entry.data_size
+        elif entry.type is EntryType.DIRECTORY:
+            self._directories += 1
+        elif entry.type in (EntryType.SYMLINK, EntryType.HARD_LINK):
+            self._link_count += 1

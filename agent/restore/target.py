@@ -1,0 +1,118 @@
+"""The folder that is restored into: checked before anything is written, and left clean."""
+
+from __future__ import annotations
+
+import os
+
+from agent.errors import NoSpaceError, NotADirectoryPathError, TargetNotEmptyError
+from agent.pipeline.beneath import DIRECTORY_FLAGS, list_names, remove
+from agent.pipeline.local_errors import local_errors
+from agent.restore.request import IfNotEmpty, RestoreRequest
+
+WORK_FOLDER_PREFIX = b".gpusnap-restore-"
+"""Unfinished files live in a folder of this name and the operation's, at the top of the target."""
+
+# What a fresh file system has at its top.
+_NOT_COUNTED = frozenset({b"lost+found"})
+
+
+class Target:
+    """An open target with a work folder for unfinished files.
+
+    Attributes:
+        root_fd, work_fd: descriptors of the target and of its work folder.
+        was_empty: whether nothing was there before.
+    """
+
+    def __init__(self, path: bytes, work_name: bytes, made: list[bytes]) -> None:
+        self.path = path
+        self._work_name = work_name
+        self._made = made
+        with local_errors(f"the target {os.fsdecode(path)} cannot be opened"):
+            self.root_fd = os.open(path, DIRECTORY_FLAGS)
+        try:
+            self.names = [name for name in list_names(self.root_fd) if is_counted(name)]
+        except BaseException:
+            os.close(self.root_fd)
+            raise
+        self.was_empty = not self.names
+        self.work_fd = -1
+
+    def begin(self) -> None:
+        """Removes what killed restores left, and makes the work folder."""
+        with local_errors(f"the target {os.fsdecode(self.path)} cannot be written"):
+            for name in list_names(self.root_fd):
+                if name.startswith(WORK_FOLDER_PREFIX):
+                    remove(self.root_fd, name)
+            os.mkdir(self._work_name, 0o700, dir_fd=self.root_fd)
+            self.work_fd = os.open(self._work_name, DIRECTORY_FLAGS, dir_fd=self.root_fd)
+            # A set-group-id target would hand its group on to every file made here.
+            os.fchmod(self.work_fd, 0o700)
+
+    def end_work(self) -> None:
+        """Removes the work folder; further calls do nothing."""
+        if self.work_fd >= 0:
+            os.close(self.work_fd)
+            self.work_fd = -1
+            remove(self.root_fd, self._work_name)
+
+    def close(self, succeeded: bool) -> None:
+        """Removes the work folder; after a failure also folders that were made for the target and are still empty."""
+        self.end_work()
+        os.close(self.root_fd)
+        for made in [] if succeeded else reversed(self._made):
+            try:
+                os.rmdir(made)
+            except OSError:
+                break
+
+    def require_room(self, content_bytes: int, entries: int) -> None:
+        """Makes sure that an empty target has room for what will be written.
+
+        Raises:
+            NoSpaceError: it has not; the message says how much is missing.
+        """
+        facts = os.fstatvfs(self.root_fd)
+        free = facts.f_frsize * (facts.f_bfree if os.geteuid() == 0 else facts.f_bavail)
+        shown = os.fsdecode(self.path)
+        if content_bytes > free:
+            raise NoSpaceError(f"{shown} has {free} bytes free, and the restore needs {content_bytes}")
+        if facts.f_files and entries > facts.f_ffree:
+            raise NoSpaceError(f"{shown} has room for {facts.f_ffree} more files, and the restore needs {entries}")
+
+
+def open_target(request: RestoreRequest) -> Target:
+    """Opens the target, making it when missing; an existing one is not changed yet.
+
+    Raises:
+        NotADirectoryPathError: it is something else than a directory.
+        TargetNotEmptyError: it is not empty, and the request says to fail then.
+        LocalPermissionError, LocalIoError, NoSpaceError: it cannot be made or opened.
+    """
+    shown = os.fsdecode(request.target)
+    if os.path.lexists(request.target) and not os.path.isdir(request.target):
+        raise NotADirectoryPathError(f"the target {shown} is not a directory")
+    with local_errors(f"the target {shown} cannot be made"):
+        made = _make_folders(request.target)
+    target = Target(request.target, WORK_FOLDER_PREFIX + request.operation.encode(), made)
+    if not target.was_empty and request.if_not_empty is IfNotEmpty.FAIL:
+        first = os.fsdecode(target.names[0])
+        target.close(succeeded=False)
+        raise TargetNotEmptyError(f"the target {shown} is not empty: it holds {first!r}")
+    return target
+
+
+def is_counted(name: bytes) -> bool:
+    """Says whether a name at the top of the target is a user's."""
+    return name not in _NOT_COUNTED and not name.startswith(WORK_FOLDER_PREFIX)
+
+
+def _make_folders(path: bytes) -> list[bytes]:
+    missing: list[bytes] = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    missing.reverse()
+    for folder in missing:
+        os.mkdir(folder, 0o755)
+    return missing

@@ -1,0 +1,244 @@
+"""Writes entries below the target. A file gets its final name only when it is complete and verified."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Callable
+
+from agent.errors import LocalIoError
+from agent.pipeline.beneath import Beneath, remove
+from agent.pipeline.crew import Crew
+from agent.pipeline.local_errors import local_error
+from agent.pipeline.warnings import Warnings
+from agent.repository.extents import content_spans
+from agent.repository.model import Entry, EntryType
+from agent.restore.metadata import Metadata
+from agent.restore.plan import LargeFile
+from agent.restore.request import IfNotEmpty
+from agent.restore.target import WORK_FOLDER_PREFIX, Target
+
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+_NODE_MODE = {EntryType.FIFO: 0o010000, EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
+
+_numbers = itertools.count()
+
+
+class Writer:
+    """Writes into one target. One per thread: it keeps the directories of the last path open."""
+
+    def __init__(
+        self, target: Target, if_not_empty: IfNotEmpty, metadata: Metadata, crew: Crew, warnings: Warnings
+    ) -> None:
+        self._target = target
+        self._if_not_empty = if_not_empty
+        self._metadata = metadata
+        self._crew = crew
+        self._warnings = warnings
+        self._beneath = Beneath(target.root_fd)
+
+    def close(self) -> None:
+        """Closes the open directories."""
+        self._beneath.forget()
+
+    def write_small(self, entry: Entry, content: memoryview) -> None:
+        """Writes an entry of a pack: a file with its stored content, a link, a pipe or a device.
+
+        Raises:
+            GpusnapError: it cannot be written; the message names it.
+        """
+        self._crew.check()
+        try:
+            parent_fd, name = self._beneath.parent(entry.path)
+            try:
+                self._make(self._target.work_fd, b"%d" % next(_numbers), parent_fd, name, entry, content)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+                # Another file system is mounted below the target: the work folder is not on it.
+                temporary = WORK_FOLDER_PREFIX + b"%d-%d" % (os.getpid(), next(_numbers))
+                self._make(parent_fd, temporary, parent_fd, name, entry, content)
+        except OSError as error:
+            raise _cannot_write(entry, error) from error
+
+    def begin_large(self, file: LargeFile) -> None:
+        """Makes the unfinished file of a large file, with all its room, unless that was done."""
+        with file.lock:
+            if file.is_begun:
+                return
+            try:
+                folder_fd, name = self._unfinished(file)
+                fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
+                try:
+                    _reserve(fd, file.entry)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                raise _cannot_write(file.entry, error) from error
+            file.is_begun = True
+
+    def open_large(self, file: LargeFile) -> int:
+        """Returns a descriptor for writing into the unfinished file; the caller closes it."""
+        folder_fd, name = self._unfinished(file)
+        return os.open(name, _WRITE_FLAGS, dir_fd=folder_fd)
+
+    def publish_large(self, file: LargeFile) -> None:
+        """Gives a complete large file its metadata and its final name."""
+        try:
+            folder_fd, temporary = self._unfinished(file)
+            fd = os.open(temporary, _WRITE_FLAGS, dir_fd=folder_fd)
+            try:
+                self._metadata.apply(fd, file.entry, is_ours=True)
+            finally:
+                os.close(fd)
+            parent_fd, name = self._beneath.parent(file.entry.path)
+            if parent_fd != folder_fd and folder_fd != self._target.work_fd:
+                folder_fd = parent_fd
+            self._publish(folder_fd, temporary, parent_fd, name, file.entry)
+        except OSError as error:
+            raise _cannot_write(file.entry, error) from error
+
+    def discard_large(self, file: LargeFile) -> None:
+        """Removes the unfinished file of a large file that will not be completed."""
+        folder_fd, name = self._unfinished(file)
+        remove(folder_fd, name)
+
+    def link(self, entry: Entry, original: bytes) -> None:
+        """Makes a further name of a file that was restored.
+
+        Raises:
+            GpusnapError: it cannot be made.
+        """
+        try:
+            source_fd = os.dup(self._beneath.parent(original)[0])
+            try:
+                temporary = b"%d" % next(_numbers)
+                source_name = original.rpartition(b"/")[2]
+                work_fd = self._target.work_fd
+                try:
+                    os.link(source_name, temporary, src_dir_fd=source_fd, dst_dir_fd=work_fd, follow_symlinks=False)
+                except OSError as error:
+                    if error.errno != errno.EXDEV:
+                        raise
+                    work_fd = self._beneath.directory(entry.path.rpartition(b"/")[0])
+                    temporary = WORK_FOLDER_PREFIX + b"%d-%s" % (os.getpid(), temporary)
+                    os.link(source_name, temporary, src_dir_fd=source_fd, dst_dir_fd=work_fd, follow_symlinks=False)
+                parent_fd, name = self._beneath.parent(entry.path)
+                self._publish(work_fd, temporary, parent_fd, name, entry)
+                # Renaming a name onto another one of the same file does nothing and leaves both.
+                remove(work_fd, temporary)
+            finally:
+                os.close(source_fd)
+        except OSError as error:
+            raise _cannot_write(entry, error) from error
+
+    def _unfinished(self, file: LargeFile) -> tuple[int, bytes]:
+        """Returns where a large file grows: in the work folder, or beside its final name on another file system."""
+        parent_fd, _ = self._beneath.parent(file.entry.path)
+        name = b"large-%d" % file.number
+        if os.fstat(parent_fd).st_dev == os.fstat(self._target.work_fd).st_dev:
+            return self._target.work_fd, name
+        return parent_fd, WORK_FOLDER_PREFIX + name
+
+    def _make(
+        self, folder_fd: int, temporary: bytes, parent_fd: int, name: bytes, entry: Entry, content: memoryview
+    ) -> None:
+        try:
+            if entry.type is EntryType.FILE:
+                fd = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
+                try:
+                    if entry.sparse:
+                        os.ftruncate(fd, entry.size)
+                    write_content(fd, entry, 0, content)
+                    self._metadata.apply(fd, entry, is_ours=folder_fd == self._target.work_fd)
+                finally:
+                    os.close(fd)
+            elif entry.type is EntryType.SYMLINK:
+                os.symlink(entry.link_target, temporary, dir_fd=folder_fd)
+                self._metadata.apply_to_name(folder_fd, temporary, entry, is_link=True)
+            else:
+                device = os.makedev(entry.device_major, entry.device_minor)
+                if not self._make_node(temporary, _NODE_MODE[entry.type], device, folder_fd, entry):
+                    return
+                self._metadata.apply_to_name(folder_fd, temporary, entry, is_link=False)
+            self._publish(folder_fd, temporary, parent_fd, name, entry)
+        except BaseException:
+            remove(folder_fd, temporary)
+            raise
+
+    def _make_node(self, name: bytes, kind: int, device: int, folder_fd: int, entry: Entry) -> bool:
+        try:
+            os.mknod(name, kind | 0o600, device, dir_fd=folder_fd)
+        except PermissionError:
+            self._warnings.add("DEVICE_NOT_RESTORED", "devices cannot be made without privilege", entry.path)
+            return False
+        return True
+
+    def _publish(self, folder_fd: int, temporary: bytes, parent_fd: int, name: bytes, entry: Entry) -> None:
+        try:
+            os.rename(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=parent_fd)
+            return
+        except IsADirectoryError:
+            if not self._make_way(parent_fd, name, entry):
+                remove(folder_fd, temporary)
+                return
+        os.rename(temporary, name, src_dir_fd=folder_fd, dst_dir_fd=parent_fd)
+
+    def _make_way(self, parent_fd: int, name: bytes, entry: Entry) -> bool:
+        """Removes a directory that stands where another kind of entry belongs, if the request allows that."""
+        if self._if_not_empty is IfNotEmpty.MIRROR:
+            remove(parent_fd, name)
+            return True
+        try:
+            os.rmdir(name, dir_fd=parent_fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            message = "a directory that is not empty stands there; restore with mirror to replace it"
+            self._warnings.add("NOT_REPLACED", message, entry.path)
+            return False
+        return True
+
+
+def write_content(fd: int, entry: Entry, start: int, content: memoryview) -> None:
+    """Writes stored content that begins at ``start`` to where it belongs in the file."""
+    done = 0
+    for offset, length in content_spans(entry, start, len(content)):
+        end = done + length
+        while done < end:
+            count = os.pwrite(fd, content[done:end], offset)
+            done += count
+            offset += count
+
+
+def apply_once(action: Callable[[], None], entry: Entry) -> None:
+    """Runs an action on an entry; its OSError names the entry."""
+    try:
+        action()
+    except OSError as error:
+        raise _cannot_write(entry, error) from error
+
+
+def _reserve(fd: int, entry: Entry) -> None:
+    if entry.sparse:
+        os.ftruncate(fd, entry.size)
+        return
+    try:
+        os.posix_fallocate(fd, 0, entry.size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        os.ftruncate(fd, entry.size)
+
+
+def _cannot_write(entry: Entry, error: OSError) -> Exception:
+    shown = entry.path.decode(errors="backslashreplace")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return LocalIoError(
+            f"{shown} cannot be written: something on the way to it is a link or no directory",
+            hint="let nothing else write to the target while it is restored",
+        )
+    return local_error(f"{shown} cannot be written", error)

@@ -1,0 +1,50 @@
+"""What the repository has already: the chunks of committed snapshots, and the parent of a new one."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from agent.errors import SnapshotNotFoundError
+from agent.repository.model import SnapshotSummary
+from agent.repository.repository import Repository
+
+MANIFESTS_READ = 64
+"""The newest manifests whose chunks count as known; older content is uploaded again, under the same key."""
+
+READERS = 16
+
+
+class Known(msgspec.Struct, frozen=True):
+    """Chunk ids with their stored sizes, and the id of the newest snapshot of the same host and workspace ("")."""
+
+    chunks: dict[bytes, int]
+    parent: str
+
+
+def read_known(repository: Repository, host: str, workspace: bytes) -> Known:
+    """Reads the newest manifests of the repository.
+
+    Only what a committed manifest names counts as stored: an object that merely exists may be about to be removed.
+    """
+    ids = repository.snapshot_ids()[:MANIFESTS_READ]
+    chunks: dict[bytes, int] = {}
+    parent = ""
+    with ThreadPoolExecutor(READERS, thread_name_prefix="known") as pool:
+        for found in pool.map(lambda snapshot_id: _read(repository, snapshot_id), ids):
+            if found is None:
+                continue
+            summary, sizes = found
+            chunks.update(sizes)
+            if not parent and summary.host == host and summary.workspace == workspace:
+                parent = summary.id
+    return Known(chunks, parent)
+
+
+def _read(repository: Repository, snapshot_id: str) -> tuple[SnapshotSummary, dict[bytes, int]] | None:
+    try:
+        manifest = repository.manifest(snapshot_id)
+    except SnapshotNotFoundError:
+        return None
+    return manifest.summary, {chunk.id: chunk.stored_size for chunk in manifest.chunks()}

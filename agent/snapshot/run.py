@@ -1,0 +1,237 @@
+"""A snapshot from start to end: scan -> plan -> pack -> compress -> upload -> commit, all at the same time."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from agent import __version__
+from agent.events import ChunkKind, Emit, OperationResult, ScanTotals, Stage
+from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath
+from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch, thread_count
+from agent.pipeline.local_errors import local_errors
+from agent.pipeline.meter import Meter, Reporter
+from agent.repository import keys
+from agent.repository.frame import Encoder
+from agent.repository.manifest_writer import ManifestWriter
+from agent.repository.model import Chunk, Entry, SnapshotSummary
+from agent.repository.repository import Repository
+from agent.repository.tar import END_OF_ARCHIVE
+from agent.snapshot.assembly import Assembly, SnapshotWarnings
+from agent.snapshot.filters import Filter
+from agent.snapshot.known import read_known
+from agent.snapshot.packer import LargeFile, Packer, PackTask, SegmentTask
+from agent.snapshot.plan import PackPlan, plan
+from agent.snapshot.request import SnapshotRequest
+from agent.snapshot.scan import Scanner
+from agent.snapshot.sink import ChunkSink
+from agent.snapshot.source import open_file
+from agent.storage.engine import TransferEngine
+from agent.storage.open import engine_reason, open_engine, open_store
+
+STAGES = (Stage.SCAN, Stage.PACK, Stage.COMPRESS, Stage.UPLOAD, Stage.COMMIT)
+
+SCAN_BATCH = 256
+SCAN_BATCHES_AHEAD = 128
+"""The scan runs ahead by at most 32,768 entries (about 20 MB), so the totals of most workspaces are known early."""
+
+ENTRIES_IN_FLIGHT = 32_768
+"""Entries between the plan and the manifest at most; with ``plan.MAX_PACK_ENTRIES`` it is at least two packs."""
+
+
+def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> OperationResult:
+    """Makes a snapshot; blocks until it is committed.
+
+    Raises:
+        GpusnapError: it failed, or was cancelled. Then no snapshot is listed, and what it uploaded is garbage.
+    """
+    chosen = Filter(request.exclude, request.include, request.exclude_caches)
+    store = open_store(request.storage, request.transfer.retry_seconds)
+    try:
+        store.check()
+        repository = Repository(store)
+        repository.ensure()
+        engine = open_engine(request.storage, request.transfer, request.staging_dir)
+        try:
+            result = _Snapshot(request, chosen, repository, engine, emit, cancel).run()
+        except BaseException:
+            engine.abort()
+            raise
+        engine.close()
+        return result
+    finally:
+        store.close()
+
+
+class _Snapshot:
+    """The state of one snapshot while it is made."""
+
+    def __init__(
+        self,
+        request: SnapshotRequest,
+        chosen: Filter,
+        repository: Repository,
+        engine: TransferEngine,
+        emit: Emit,
+        cancel: threading.Event,
+    ) -> None:
+        self._request = request
+        self._repository = repository
+        self._engine = engine
+        self._emit = emit
+        self._host = socket.gethostname()
+        self._start_ns = time.time_ns()
+        self._id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._start_ns // 10**9)) + "-" + secrets.token_hex(4)
+        self._warnings = SnapshotWarnings()
+        self._meter = Meter(STAGES, leading=Stage.PACK)
+        self._crew = Crew(cancel, on_stop=engine.abort)
+        self._scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings)
+        self._batches: Channel[list[Entry] | None] = Channel(self._crew, SCAN_BATCHES_AHEAD)
+        self._threads = thread_count(request.transfer.threads)
+        self._tasks: Channel[PackTask | SegmentTask | None] = Channel(self._crew, 2 * self._threads)
+        self._allowance = Allowance(self._crew, ENTRIES_IN_FLIGHT)
+
+    def run(self) -> OperationResult:
+        """Runs the pipeline and commits."""
+        with self._crew.work(), local_errors("the snapshot stopped at a local file"):
+            root_fd = os.open(self._request.workspace, DIRECTORY_FLAGS)
+            try:
+                with Reporter(self._meter, self._emit):
+                    return self._run(root_fd)
+            finally:
+                os.close(root_fd)
+
+    def _run(self, root_fd: int) -> OperationResult:
+        manifest_path = os.path.join(self._request.staging_dir, "manifest")
+        known = read_known(self._repository, self._host, self._request.workspace)
+        sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._emit)
+        with open(manifest_path, "xb") as file:
+            writer = ManifestWriter(file)
+            assembly = Assembly(writer, self._allowance, self._warnings)
+            self._move(root_fd, sink, assembly)
+            with Stopwatch() as watch:
+                end = sink.put(memoryview(END_OF_ARCHIVE), ChunkKind.END, Encoder())
+                sink.wait()
+                table = sink.table([*assembly.chunks, end])
+                summary = self._summary(table, assembly.totals, known.parent)
+                writer.finish(summary, table, self._warnings.kept)
+        with watch:
+            self._commit(manifest_path, table)
+        self._meter.add(Stage.COMMIT, os.path.getsize(manifest_path), busy_seconds=watch.seconds)
+        self._warnings.emit(self._emit)
+        return OperationResult(
+            snapshot_id=self._id,
+            totals=summary.totals,
+            chunks=summary.chunks,
+            chunks_transferred=sink.transferred_chunks,
+            raw_bytes=summary.raw_bytes,
+            transferred_bytes=sink.transferred_bytes,
+            seconds=time.monotonic() - self._meter.started,
+            warnings=self._warnings.count,
+            engine=self._engine.name,
+            engine_reason=engine_reason(self._request.storage, self._request.transfer),
+            stages=self._meter.stages(),
+        )
+
+    def _move(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
+        self._crew.start("scan", self._scan)
+        self._crew.start("plan", lambda: self._plan(root_fd, sink, assembly))
+        for number in range(self._threads):
+            self._crew.start(f"pack-{number}", lambda: self._pack(root_fd, sink, assembly))
+        self._crew.join()
+
+    def _scan(self) -> None:
+        batch: list[Entry] = []
+        watch = Stopwatch()
+        entries = self._scanner.entries()
+        while True:
+            with watch:
+                batch = []
+                for entry in entries:
+                    batch.append(entry)
+                    if len(batch) == SCAN_BATCH:
+                        break
+            if not batch:
+                break
+            self._meter.add(Stage.SCAN, entries=len(batch), busy_seconds=watch.seconds)
+            self._batches.put(batch)
+        totals = self._scanner.totals
+        self._expect(totals)
+        self._emit(totals)
+        self._batches.put(None)
+
+    def _expect(self, totals: ScanTotals) -> None:
+        content = totals.models.bytes + totals.other.bytes
+        self._meter.expect(Stage.SCAN, entries_total=totals.entries)
+        self._meter.expect(Stage.PACK, content, totals.entries)
+
+    def _scanned(self) -> Iterator[Entry]:
+        while (batch := self._batches.get()) is not None:
+            yield from batch
+
+    def _plan(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
+        # Only for large files that cannot be opened or have no content: those never reach a packing thread.
+        packer = Packer(root_fd, sink, assembly, self._crew, self._meter, self._warnings)
+        with Beneath(root_fd) as beneath:
+            for number, planned in enumerate(plan(self._scanned(), self._request.scan.large_file_size)):
+                if isinstance(planned, PackPlan):
+                    self._allowance.take(len(planned.entries))
+                    self._tasks.put(PackTask(number, planned))
+                    continue
+                self._allowance.take(1)
+                try:
+                    file = LargeFile(number, planned.entry, open_file(beneath, planned.entry.path))
+                except OSError as error:
+                    packer.drop(number, planned.entry, error)
+                    continue
+                if not file.segments:
+                    packer.finish(file)
+                for index in range(len(file.segments)):
+                    self._tasks.put(SegmentTask(file, index))
+        for _ in range(self._threads):
+            self._tasks.put(None)
+        packer.close()
+
+    def _pack(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
+        packer = Packer(root_fd, sink, assembly, self._crew, self._meter, self._warnings)
+        try:
+            while (task := self._tasks.get()) is not None:
+                if isinstance(task, PackTask):
+                    packer.pack(task)
+                else:
+                    packer.segment(task)
+        finally:
+            packer.close()
+
+    def _summary(self, table: list[Chunk], totals: ScanTotals, parent: str) -> SnapshotSummary:
+        return SnapshotSummary(
+            id=self._id,
+            parent=parent,
+            host=self._host,
+            workspace=self._request.workspace,
+            start_time_ns=self._start_ns,
+            commit_time_ns=time.time_ns(),
+            agent_version=__version__,
+            totals=totals,
+            chunks=len(table),
+            raw_bytes=sum(chunk.raw_size for chunk in table),
+            stored_bytes=sum({chunk.id: chunk.stored_size for chunk in table}.values()),
+            warnings=self._warnings.count,
+        )
+
+    def _commit(self, manifest_path: str, table: list[Chunk]) -> None:
+        """Uploads the list of chunks, then the manifest: from then on the snapshot exists."""
+        list_path = manifest_path + ".chunks"
+        prefix = self._request.storage.prefix.strip("/")
+        with open(list_path, "x", encoding="utf-8") as file:
+            for chunk in table:
+                key = keys.chunk(chunk.id)
+                file.write(f"{prefix}/{key}\n" if prefix else f"{key}\n")
+        store = self._repository.store
+        store.upload(keys.chunk_list(self._id), list_path)
+        self._crew.check()
+        store.upload(keys.manifest(self._id), manifest_path)

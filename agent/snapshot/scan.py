@@ -1,0 +1,279 @@
+"""Walks a workspace and yields its entries in archive order. Reads no content, except the tag of a cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+import msgspec
+
+from agent.config.model import ScanConfig
+from agent.errors import GpusnapError, LocalPermissionError, PathNotFoundError
+from agent.events import ClassTotals, ScanTotals
+from agent.pipeline.warnings import Warnings
+from agent.repository.model import Entry, EntryType
+from agent.snapshot.filters import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE, Filter
+from agent.snapshot.sparse import extents_of, may_be_sparse
+
+WORK_FOLDER_PREFIX = b".gpusnap-restore-"
+"""What a restore keeps its unfinished files in, at the top of its target: never part of a workspace."""
+
+MAX_XATTR_BYTES = 1 << 20
+"""Extended attributes of one entry beyond this are left out with a warning: a pack must have room for them."""
+
+# The label of the host's own policy, set anew by the host that restores.
+_SKIPPED_XATTRS = frozenset({"security.selinux"})
+
+_SPECIAL = {
+    stat.S_IFIFO: EntryType.FIFO,
+    stat.S_IFCHR: EntryType.CHARACTER_DEVICE,
+    stat.S_IFBLK: EntryType.BLOCK_DEVICE,
+}
+
+
+class Scanner:
+    """One walk over one workspace. Sockets are left out: they hold nothing that could be saved.
+
+    Attributes:
+        totals: what was found so far; final once ``entries`` is exhausted.
+    """
+
+    def __init__(
+        self, root: bytes, chosen: Filter, config: ScanConfig, one_file_system: bool, warnings: Warnings
+    ) -> None:
+        self._root = root
+        self._filter = chosen
+        self._suffixes = tuple(suffix.encode() for suffix in config.model_suffixes)
+        self._one_file_system = one_file_system
+        self._warnings = warnings
+        # Names of hard-linked files that are still to come: (device, inode) -> group, first path, names left.
+        self._groups: dict[tuple[int, int], tuple[int, bytes, int]] = {}
+        self._group_count = 0
+        self._entries = self._directories = self._links = 0
+        self._model_files = self._model_bytes = self._other_files = self._other_bytes = 0
+        self._complete = False
+
+    @property
+    def totals(self) -> ScanTotals:
+        """What was found so far."""
+        return ScanTotals(
+            entries=self._entries,
+            directories=self._directories,
+            links=self._links,
+            models=ClassTotals(self._model_files, self._model_bytes),
+            other=ClassTotals(self._other_files, self._other_bytes),
+            complete=self._complete,
+        )
+
+    def entries(self) -> Iterator[Entry]:
+        """Yields every entry that is kept, directories before what they hold.
+
+        Raises:
+            PathNotFoundError, LocalPermissionError: the workspace itself cannot be read.
+        """
+        try:
+            facts = os.stat(self._root)
+            children = self._children(self._root)
+        except OSError as error:
+            raise _unreadable_root(self._root, error) from error
+        self._device = facts.st_dev
+        yield self._count(self._entry(b"", self._root, facts, EntryType.DIRECTORY))
+        # A stack and not recursion: trees may be deeper than Python's frames. With include patterns a directory is
+        # held back until something below it is kept.
+        stack: list[Iterator[tuple[bytes, os.DirEntry[bytes]]]] = [self._below(b"", children)]
+        held: list[Entry | None] = [None]
+        while stack:
+            item = next(stack[-1], None)
+            if item is None:
+                stack.pop()
+                held.pop()
+                continue
+            path, found = item
+            entry = self._examine(path, found)
+            if entry is None:
+                continue
+            is_directory = entry.type is EntryType.DIRECTORY
+            if self._filter.selects and not self._filter.includes(path, is_directory):
+                if is_directory:
+                    self._descend(entry, found, stack)
+                    held.append(entry)
+                continue
+            for level, waiting in enumerate(held):
+                if waiting is not None:
+                    yield self._count(waiting)
+                    held[level] = None
+            yield self._count(entry)
+            if is_directory:
+                self._descend(entry, found, stack)
+                held.append(None)
+        self._complete = True
+
+    def _descend(
+        self, entry: Entry, found: os.DirEntry[bytes], stack: list[Iterator[tuple[bytes, os.DirEntry[bytes]]]]
+    ) -> None:
+        children: list[os.DirEntry[bytes]] = []
+        if not self._one_file_system or found.stat(follow_symlinks=False).st_dev == self._device:
+            try:
+                children = self._children(found.path)
+            except OSError as error:
+                self._unreadable(entry.path, error)
+        stack.append(self._below(entry.path + b"/", children))
+
+    def _children(self, path: bytes) -> list[os.DirEntry[bytes]]:
+        with os.scandir(path) as found:
+            children = sorted(found, key=lambda child: child.name)
+        if self._filter.skips_tagged_caches:
+            tag = [child for child in children if child.name == CACHE_TAG_NAME]
+            if tag and _has_signature(path + b"/" + CACHE_TAG_NAME):
+                return tag
+        return children
+
+    def _below(self, prefix: bytes, children: list[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
+        for child in children:
+            if prefix or not child.name.startswith(WORK_FOLDER_PREFIX):
+                yield prefix + child.name, child
+
+    def _examine(self, path: bytes, found: os.DirEntry[bytes]) -> Entry | None:
+        if self._filter.excludes(path, found.is_dir(follow_symlinks=False)):
+            return None
+        try:
+            facts = found.stat(follow_symlinks=False)
+            mode = facts.st_mode
+            if stat.S_ISREG(mode):
+                return self._file(path, found, facts)
+            if stat.S_ISDIR(mode):
+                return self._entry(path, found.path, facts, EntryType.DIRECTORY)
+            if stat.S_ISLNK(mode):
+                entry = self._entry(path, found.path, facts, EntryType.SYMLINK)
+                return msgspec.structs.replace(entry, link_target=os.readlink(found.path))
+            if stat.S_ISSOCK(mode):
+                return None
+            entry = self._entry(path, found.path, facts, _SPECIAL[stat.S_IFMT(mode)])
+            major, minor = os.major(facts.st_rdev), os.minor(facts.st_rdev)
+            return msgspec.structs.replace(entry, device_major=major, device_minor=minor)
+        except OSError as error:
+            self._unreadable(path, error)
+            return None
+
+    def _file(self, path: bytes, found: os.DirEntry[bytes], facts: os.stat_result) -> Entry:
+        group = 0
+        if facts.st_nlink > 1:
+            key = (facts.st_dev, facts.st_ino)
+            known = self._groups.pop(key, None)
+            if known is not None:
+                group, first, left = known
+                if left > 1:
+                    self._groups[key] = (group, first, left - 1)
+                entry = self._entry(path, found.path, facts, EntryType.HARD_LINK)
+                return msgspec.structs.replace(entry, link_target=first, hard_link_group=group, xattrs=())
+            self._group_count += 1
+            group = self._group_count
+            self._groups[key] = (group, path, facts.st_nlink - 1)
+        size = facts.st_size
+        entry = Entry(
+            path=path,
+            type=EntryType.FILE,
+            mode=facts.st_mode & 0o7777,
+            uid=facts.st_uid,
+            gid=facts.st_gid,
+            mtime_ns=facts.st_mtime_ns,
+            size=size,
+            hard_link_group=group,
+            xattrs=self._xattrs(path, found.path),
+            data_size=size,
+            model=path.lower().endswith(self._suffixes),
+            ctime_ns=facts.st_ctime_ns,
+            inode=facts.st_ino,
+        )
+        return _with_extents(entry, found.path) if may_be_sparse(facts) else entry
+
+    def _entry(self, path: bytes, full: bytes, facts: os.stat_result, kind: EntryType) -> Entry:
+        return Entry(
+            path=path,
+            type=kind,
+            mode=facts.st_mode & 0o7777,
+            uid=facts.st_uid,
+            gid=facts.st_gid,
+            mtime_ns=facts.st_mtime_ns,
+            xattrs=self._xattrs(path, full),
+            ctime_ns=facts.st_ctime_ns,
+            inode=facts.st_ino,
+        )
+
+    def _xattrs(self, path: bytes, full: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        try:
+            names = os.listxattr(full, follow_symlinks=False)
+            if not names:
+                return ()
+            pairs = [
+                (os.fsencode(name), os.getxattr(full, name, follow_symlinks=False))
+                for name in sorted(names)
+                if name not in _SKIPPED_XATTRS
+            ]
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA):
+                raise
+            return ()
+        if sum(len(name) + len(value) for name, value in pairs) > MAX_XATTR_BYTES:
+            self._warnings.add("XATTRS_TOO_LARGE", "extended attributes of over 1 MiB were left out", path)
+            return ()
+        return tuple(pairs)
+
+    def _count(self, entry: Entry) -> Entry:
+        self._entries += 1
+        if entry.type is EntryType.FILE:
+            if entry.model:
+                self._model_files += 1
+                self._model_bytes += entry.data_size
+            else:
+                self._other_files += 1
+                self._other_bytes += entry.data_size
+        elif entry.type is EntryType.DIRECTORY:
+            self._directories += 1
+        elif entry.type in (EntryType.SYMLINK, EntryType.HARD_LINK):
+            self._links += 1
+        return entry
+
+    def _unreadable(self, path: bytes, error: OSError) -> None:
+        if error.errno == errno.ENOENT:
+            self._warnings.add("FILE_VANISHED", "vanished while the snapshot was made; not saved", path)
+        else:
+            self._warnings.add("FILE_UNREADABLE", f"could not be read and was not saved: {error.strerror}", path)
+
+
+def _with_extents(entry: Entry, full: bytes) -> Entry:
+    try:
+        fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        # Reading it later fails likewise, and says so.
+        return entry
+    try:
+        extents = extents_of(fd, entry.size)
+    finally:
+        os.close(fd)
+    if extents is None:
+        return entry
+    data_size = sum(extent.length for extent in extents)
+    return msgspec.structs.replace(entry, sparse=True, extents=extents, data_size=data_size)
+
+
+def _has_signature(tag: bytes) -> bool:
+    try:
+        fd = os.open(tag, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.read(fd, len(CACHE_TAG_SIGNATURE)) == CACHE_TAG_SIGNATURE
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _unreadable_root(root: bytes, error: OSError) -> GpusnapError:
+    shown = os.fsdecode(root)
+    if isinstance(error, PermissionError):
+        return LocalPermissionError(f"the workspace {shown} cannot be read: {error.strerror}")
+    return PathNotFoundError(f"the workspace {shown} cannot be read: {error.strerror}")

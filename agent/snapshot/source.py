@@ -1,0 +1,101 @@
+"""Reads the content of files that may change while they are read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+import msgspec
+
+from agent.pipeline.beneath import Beneath
+from agent.repository.extents import content_spans
+from agent.repository.model import Entry
+from agent.snapshot.sparse import extents_of, may_be_sparse
+
+READ_ATTEMPTS = 3
+"""How often a file that changes while it is read is read, before it is stored as last read."""
+
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def open_file(beneath: Beneath, path: bytes) -> int:
+    """Opens a regular file of the workspace for reading, following no link on the way.
+
+    Raises:
+        OSError: it cannot be opened; FileNotFoundError also if it is no regular file any more.
+    """
+    parent, name = beneath.parent(path)
+    try:
+        fd = os.open(name, _OPEN_FLAGS | os.O_NOATIME, dir_fd=parent)
+    except PermissionError:
+        # O_NOATIME is only for a file's owner.
+        fd = os.open(name, _OPEN_FLAGS, dir_fd=parent)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(errno.ENOENT, "it is no regular file any more")
+    return fd
+
+
+def refreshed(entry: Entry, fd: int, facts: os.stat_result) -> Entry:
+    """Returns the entry with what ``fstat`` says now; the same entry if nothing changed since."""
+    if facts.st_ctime_ns == entry.ctime_ns and facts.st_mtime_ns == entry.mtime_ns and facts.st_size == entry.size:
+        return entry
+    size = facts.st_size
+    extents = extents_of(fd, size) if may_be_sparse(facts) else None
+    return msgspec.structs.replace(
+        entry,
+        mode=facts.st_mode & 0o7777,
+        uid=facts.st_uid,
+        gid=facts.st_gid,
+        mtime_ns=facts.st_mtime_ns,
+        ctime_ns=facts.st_ctime_ns,
+        size=size,
+        sparse=extents is not None,
+        extents=extents or (),
+        data_size=size if extents is None else sum(extent.length for extent in extents),
+    )
+
+
+def same_content(before: os.stat_result, after: os.stat_result) -> bool:
+    """Says whether a file was left alone between two ``fstat``."""
+    return before.st_mtime_ns == after.st_mtime_ns and before.st_size == after.st_size
+
+
+def read_content(fd: int, entry: Entry, start: int, out: memoryview) -> int:
+    """Fills ``out`` with the stored content from ``start``; returns how many bytes the file still had.
+
+    What is missing because the file shrank is filled with zeros.
+    """
+    filled = 0
+    for offset, length in content_spans(entry, start, len(out)):
+        count = _read_at(fd, offset, out[filled : filled + length])
+        if count < length:
+            out[filled + count :] = bytes(len(out) - filled - count)
+            return filled + count
+        filled += length
+    return filled
+
+
+def cut(entry: Entry, data_size: int) -> Entry:
+    """Returns the entry with only the first ``data_size`` bytes of its content."""
+    if not entry.sparse:
+        return msgspec.structs.replace(entry, size=data_size, data_size=data_size)
+    kept = []
+    left = data_size
+    for extent in entry.extents:
+        length = min(extent.length, left)
+        if length:
+            kept.append(msgspec.structs.replace(extent, length=length))
+        left -= length
+    return msgspec.structs.replace(entry, extents=tuple(kept), data_size=data_size)
+
+
+def _read_at(fd: int, offset: int, out: memoryview) -> int:
+    done = 0
+    while done < len(out):
+        count = os.preadv(fd, [out[done:]], offset + done)
+        if count == 0:
+            break
+        done += count
+    return done
