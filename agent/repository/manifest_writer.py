@@ -12,6 +12,9 @@ from agent.repository import messages
 from agent.repository.model import FORMAT_VERSION, Chunk, Entry, ManifestWarning, SnapshotSummary
 
 ENTRIES_PER_SECTION = 2048
+BYTES_PER_SECTION = 4 << 20
+"""A section of entries is closed when it has this many raw bytes: entries with large attributes or maps fill it soon."""
+
 CHUNKS_PER_SECTION = 16384
 WARNINGS_PER_SECTION = 1024
 
@@ -24,6 +27,7 @@ class ManifestWriter:
         self._offset = file.write(layout.MAGIC)
         self._index: list[pb.SectionIndex] = []
         self._entries: list[pb.ManifestEntry] = []
+        self._entry_bytes = 0
         self._first_path = b""
 
     def add_entry(self, entry: Entry, first_chunk: int = 0) -> None:
@@ -33,7 +37,8 @@ class ManifestWriter:
         message = messages.entry_to_pb(entry)
         message.chunk += first_chunk
         self._entries.append(message)
-        if len(self._entries) == ENTRIES_PER_SECTION:
+        self._entry_bytes += message.ByteSize()
+        if len(self._entries) == ENTRIES_PER_SECTION or self._entry_bytes >= BYTES_PER_SECTION:
             self._flush_entries()
 
     def finish(self, summary: SnapshotSummary, chunks: list[Chunk], warnings: list[ManifestWarning]) -> None:
@@ -57,6 +62,7 @@ class ManifestWriter:
             raw = pb.EntrySection(entries=self._entries).SerializeToString()
             self._section(pb.SECTION_KIND_ENTRIES, raw, len(self._entries), self._first_path)
             self._entries = []
+            self._entry_bytes = 0
 
     def _section(self, kind: pb.SectionKind.ValueType, raw: bytes, count: int, first_path: bytes = b"") -> None:
         stored = layout.compress(raw)

@@ -6,9 +6,9 @@ RepositoryVersionError for a format that this version does not know.
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -31,6 +31,11 @@ from agent.repository.model import (
 from agent.storage.store import Store
 
 LATEST = "latest"
+
+READS_AT_ONCE = 16
+"""Manifests that a listing reads at the same time: it waits for the store, not for the processor."""
+
+MANIFESTS_PER_BATCH = 128
 
 
 class RepositoryInfo(msgspec.Struct, frozen=True):
@@ -99,9 +104,15 @@ class Repository:
 
         A folder without a manifest is what an interrupted snapshot leaves: it is not listed.
         """
-        ids = (name for name in self.snapshot_ids() if not before or name < before)
-        found = (self._summary_if_committed(name) for name in ids)
-        return list(itertools.islice((summary for summary in found if summary is not None), limit))
+        ids = [name for name in self.snapshot_ids() if not before or name < before]
+        found: list[SnapshotSummary] = []
+        with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="summaries") as pool:
+            while ids and len(found) < limit:
+                batch = min(limit - len(found), MANIFESTS_PER_BATCH)
+                summaries = pool.map(self._summary_if_committed, ids[:batch])
+                found.extend(summary for summary in summaries if summary is not None)
+                ids = ids[batch:]
+        return found
 
     def resolve(self, name: str) -> str:
         """Returns the id of the snapshot called ``name``: an id, a unique prefix of one, or "latest".
