@@ -13,7 +13,7 @@ from agent.repository.model import FORMAT_VERSION, Chunk, Entry, ManifestWarning
 
 ENTRIES_PER_SECTION = 2048
 BYTES_PER_SECTION = 4 << 20
-"""A section of entries is closed when it has this many raw bytes: entries with large attributes or maps fill it soon."""
+"""A section of entries is closed at this many raw bytes: large attributes and sparse maps fill it soon."""
 
 CHUNKS_PER_SECTION = 16384
 WARNINGS_PER_SECTION = 1024
