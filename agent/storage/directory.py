@@ -20,7 +20,7 @@ from agent.errors import (
     StorageUnavailableError,
 )
 from agent.storage.keys import check_key, clean_prefix, join
-from agent.storage.local import free_bytes, new_local, open_local, write_local
+from agent.storage.local import new_local, open_local, write_local
 from agent.storage.store import ObjectInfo
 
 INCOMING = ".gpusnap-incoming"
@@ -156,7 +156,7 @@ class DirectoryStore:
     def free_bytes(self) -> int:
         """Returns how many bytes the file system can still hold."""
         with self._errors():
-            return free_bytes(self._folder)
+            return shutil.disk_usage(self._folder).free
 
     def _store(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
         self.path_of(key)

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from agent.errors import CancelledError, NoSpaceError
+from agent.errors import NoSpaceError
 from agent.storage.directory import DirectoryStore
 from agent.storage.engine import IncomingFile, OutgoingFile, TransferReport
 from agent.storage.local import create_local, remove_file
-from agent.storage.staging import Budget
+from agent.storage.staging import Budget, cancelled
 
 _T = TypeVar("_T")
 
@@ -96,7 +96,7 @@ class DirectoryEngine:
         def run() -> None:
             try:
                 if self._aborted:
-                    raise CancelledError("the transfers were cancelled")
+                    raise cancelled()
                 result = work()
             except BaseException as error:
                 undo()
@@ -108,7 +108,7 @@ class DirectoryEngine:
             self._pool.submit(run)
         except RuntimeError:
             undo()
-            future.set_exception(CancelledError("the transfers were cancelled"))
+            future.set_exception(cancelled())
         return future
 
     def _own_folder(self) -> str:
@@ -136,8 +136,8 @@ class _Outgoing:
     def release(self) -> None:
         with self._lock:
             charge, self._charge = self._charge, 0
+        remove_file(self.path)
         if charge:
-            remove_file(self.path)
             self._budget.release(charge)
 
 

@@ -84,8 +84,15 @@ def remove_file(path: str) -> None:
 
 
 def free_bytes(folder: str) -> int:
-    """Returns how many bytes an unprivileged process can still write to the folder's file system."""
-    facts = os.statvfs(folder)
+    """Returns how many bytes an unprivileged process can still write to the folder's file system.
+
+    Raises:
+        PathNotFoundError, LocalPermissionError, LocalIoError: it cannot be looked at.
+    """
+    try:
+        facts = os.statvfs(folder)
+    except OSError as error:
+        raise local_error(error, folder) from error
     return facts.f_bavail * facts.f_frsize
 
 

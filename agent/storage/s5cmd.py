@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from agent.config.model import StorageConfig, TransferConfig
 from agent.config.provider import ResolvedStorage
-from agent.errors import CancelledError, GpusnapError, NoSpaceError
+from agent.errors import GpusnapError, NoSpaceError
 from agent.storage.engine import IncomingFile, OutgoingFile, TransferReport
 from agent.storage.keys import check_key, clean_prefix, join
 from agent.storage.local import size_of
@@ -16,7 +16,7 @@ from agent.storage.retry import RetryPolicy
 from agent.storage.s5cmd_lane import Lane, Transfer
 from agent.storage.s5cmd_lines import DOWNLOAD_CONCURRENCY, download_line, upload_line
 from agent.storage.s5cmd_program import command_line, environment, find_s5cmd
-from agent.storage.staging import StagedFile, StagingArea
+from agent.storage.staging import StagedFile, StagingArea, cancelled
 
 __all__ = ["S5cmdEngine", "find_s5cmd"]
 
@@ -67,9 +67,11 @@ class S5cmdEngine:
         try:
             size = size_of(file.path)
             line = upload_line(file.path, self._url(key), self._region)
-        except BaseException:
+        except GpusnapError as error:
             file.release()
-            raise
+            # An abort may have removed the file while its owner was still writing it.
+            future.set_exception(cancelled() if self._ended else error)
+            return future
 
         def done(seconds: float, attempts: int, error: GpusnapError | None) -> None:
             file.release()
@@ -91,11 +93,15 @@ class S5cmdEngine:
         file = self._area.reserve(size)
 
         def done(seconds: float, attempts: int, error: GpusnapError | None) -> None:
-            if error:
+            try:
+                if error:
+                    raise self._area.full(size) if isinstance(error, NoSpaceError) else error
+                incoming = _Incoming(file, TransferReport(size_of(file.path), seconds, attempts))
+            except GpusnapError as problem:
                 file.release()
-                future.set_exception(self._area.full(size) if isinstance(error, NoSpaceError) else error)
+                future.set_exception(problem)
             else:
-                future.set_result(_Incoming(file, TransferReport(size_of(file.path), seconds, attempts)))
+                future.set_result(incoming)
 
         line = download_line(url, file.path, self._region)
         workers = max(1, self._transfer.connections // DOWNLOAD_CONCURRENCY)
@@ -127,7 +133,7 @@ class S5cmdEngine:
         if lane:
             lane.submit(transfer)
         else:
-            transfer.finish(CancelledError("the transfers were cancelled"))
+            transfer.finish(cancelled())
 
     def _lane(self, name: str, workers: int) -> Lane | None:
         with self._lock:

@@ -11,11 +11,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from agent.errors import CancelledError, EngineUnavailableError, GpusnapError
+from agent.errors import EngineUnavailableError, GpusnapError
 from agent.storage.failure import Failure, FailureKind, to_error
 from agent.storage.retry import RetryPolicy
 from agent.storage.s5cmd_child import EXIT_SECONDS, Child
 from agent.storage.s5cmd_lines import Answer, parse_line
+from agent.storage.staging import cancelled
 
 PIPE_BYTES = 32 << 10
 """Unanswered command bytes at most: half of what a pipe holds, so that writing never blocks."""
@@ -127,7 +128,7 @@ class Lane:
                 self._ready.append(transfer)
                 self._changed.notify_all()
                 return
-        transfer.finish(_cancelled())
+        transfer.finish(cancelled())
 
     def close(self) -> None:
         """Waits until everything queued is done and s5cmd has ended."""
@@ -274,7 +275,7 @@ class Lane:
 
     def _recover(self, lost: list[Transfer], status: int) -> _Finished:
         if self._aborted:
-            return [(transfer, _cancelled()) for transfer in lost]
+            return [(transfer, cancelled()) for transfer in lost]
         if self._stalled:
             failure = Failure(FailureKind.UNAVAILABLE, "the store stopped answering")
             return [ended for transfer in lost for ended in self._failed(transfer, failure)]
@@ -308,11 +309,7 @@ class Lane:
             self._last_child.join(0.0 if self._aborted else EXIT_SECONDS)
         with self._changed:
             left = self._take_queued()
-        _finish((transfer, _cancelled()) for transfer in left)
-
-
-def _cancelled() -> GpusnapError:
-    return CancelledError("the transfers were cancelled")
+        _finish((transfer, cancelled()) for transfer in left)
 
 
 def _finish(finished: Iterable[tuple[Transfer, GpusnapError | None]]) -> None:

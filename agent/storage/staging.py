@@ -34,6 +34,12 @@ class Budget:
         with self._changed:
             return self._used
 
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for bytes."""
+        with self._changed:
+            return len(self._queue)
+
     def acquire(self, size: int) -> int:
         """Takes ``size`` bytes, blocking while they are not free, and returns what to give to ``release``.
 
@@ -49,7 +55,7 @@ class Budget:
             try:
                 self._changed.wait_for(lambda: self._aborted or (self._queue[0] is ticket and self._admits(charge)))
                 if self._aborted:
-                    raise CancelledError("the transfers were cancelled")
+                    raise cancelled()
                 self._used += charge
             finally:
                 self._queue.remove(ticket)
@@ -132,7 +138,7 @@ class StagingArea:
             with self._changed:
                 self._changed.wait_for(lambda: self._aborted or self._has_room(size))
                 if self._aborted:
-                    raise CancelledError("the transfers were cancelled")
+                    raise cancelled()
                 file = StagedFile(self, path, size, charge)
                 self._files.add(file)
         except BaseException:
@@ -155,11 +161,11 @@ class StagingArea:
 
     def give_back(self, file: StagedFile, charge: int) -> None:
         """Ends a reservation; called by ``StagedFile.release``."""
+        remove_file(file.path)  # even after an abort: a writer may have made it again
         with self._changed:
             if file not in self._files:
                 return
             self._files.remove(file)
-        remove_file(file.path)
         self._budget.release(charge)
         with self._changed:
             self._changed.notify_all()
@@ -200,6 +206,11 @@ class StagingArea:
         if not self._files:
             raise self.full(size)
         return False
+
+
+def cancelled() -> CancelledError:
+    """Returns the error of everything that ``abort`` ends."""
+    return CancelledError("the transfers were cancelled")
 
 
 def _names(folder: str) -> list[str]:

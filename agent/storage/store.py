@@ -41,7 +41,10 @@ class Store(Protocol):
         ...
 
     def list_folders(self, prefix: str) -> Iterator[str]:
-        """Yields the distinct next components below ``prefix`` (which ends in '/'), ascending, without '/'."""
+        """Yields the distinct next components below ``prefix`` (which ends in '/'), ascending, without '/'.
+
+        A folder whose last object was deleted may still be named: some servers keep it for a while.
+        """
         ...
 
     def head(self, key: str) -> ObjectInfo:

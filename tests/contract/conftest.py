@@ -1,0 +1,57 @@
+"""The places every store and every engine is tried with."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.config.model import Provider, StorageConfig
+from tests.support.seaweed import SeaweedServer
+
+ODD_PREFIX = "my models/it's *ü 快照?[x]\"&#%41+;$HOME`~<>|"
+
+MakeStorage = Callable[[str], StorageConfig]
+
+
+@pytest.fixture(scope="session")
+def contract_bucket(seaweed: SeaweedServer) -> str:
+    """One bucket for all contract tests; each has a prefix of its own."""
+    return seaweed.make_bucket()
+
+
+@pytest.fixture(params=["local", "s3"])
+def make_storage(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStorage:
+    """Makes the configuration of an empty repository below a prefix, in a folder and in a real bucket."""
+    own = uuid.uuid4().hex[:8]
+    if request.param == "local":
+        folder = tmp_path / "store"
+        folder.mkdir()
+        return lambda prefix: StorageConfig(provider=Provider.LOCAL, endpoint=str(folder), prefix=f"{own}/{prefix}")
+    server: SeaweedServer = request.getfixturevalue("seaweed")
+    bucket: str = request.getfixturevalue("contract_bucket")
+    return lambda prefix: server.storage_config(bucket, f"{own}/{prefix}")
+
+
+@pytest.fixture
+def storage(make_storage: MakeStorage) -> StorageConfig:
+    """An empty repository below a prefix full of odd characters."""
+    return make_storage(ODD_PREFIX)
+
+
+@pytest.fixture
+def s3_storage(seaweed: SeaweedServer, contract_bucket: str) -> StorageConfig:
+    """An empty repository in a real bucket."""
+    return seaweed.storage_config(contract_bucket, uuid.uuid4().hex[:8])
+
+
+@pytest.fixture
+def staging() -> Iterator[Path]:
+    """A staging folder on tmpfs where there is one, as on real machines."""
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=base) as folder:
+        yield Path(folder)

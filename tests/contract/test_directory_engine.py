@@ -1,0 +1,80 @@
+"""What only the engine of a folder promises."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from agent.config.model import Provider, StorageConfig, TransferConfig
+from agent.errors import BucketNotFoundError
+from agent.storage.directory import INCOMING, LEFTOVER_SECONDS
+from agent.storage.open import engine_reason, open_engine, open_store
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def storage(folder: Path) -> StorageConfig:
+    return StorageConfig(provider=Provider.LOCAL, endpoint=str(folder), prefix="models")
+
+
+def test_no_byte_is_copied(storage: StorageConfig, folder: Path, tmp_path: Path) -> None:
+    engine = open_engine(storage, TransferConfig(), str(tmp_path / "no-staging-needed"))
+    assert engine.name == "directory"
+    assert engine_reason(storage, TransferConfig()) == "the store is a local folder"
+    file = engine.outgoing(5)
+    Path(file.path).write_bytes(b"12345")
+    inode = os.stat(file.path).st_ino
+    engine.upload(file, "chunks/ab/object").result(30.0)
+    final = folder / "models/chunks/ab/object"
+    assert final.stat().st_ino == inode
+    incoming = engine.download("chunks/ab/object", 5).result(30.0)
+    assert incoming.path == str(final)
+    incoming.release()
+    assert final.read_bytes() == b"12345"
+    engine.close()
+
+
+def test_unfinished_files_are_not_objects(storage: StorageConfig) -> None:
+    engine = open_engine(storage, TransferConfig(), "")
+    store = open_store(storage)
+    file = engine.outgoing(5)
+    Path(file.path).write_bytes(b"12345")
+    assert list(store.list("")) == []
+    assert list(store.list(".")) == []
+    assert list(store.list_folders("")) == []
+    engine.abort()
+    assert not os.path.exists(file.path)
+
+
+def test_leftovers_of_killed_processes_are_removed_once_they_are_old(storage: StorageConfig, folder: Path) -> None:
+    for name, age in (("young", 0), ("old", LEFTOVER_SECONDS + 60)):
+        leftover = folder / "models" / INCOMING / name
+        leftover.mkdir(parents=True)
+        (leftover / "chunk").write_bytes(b"half")
+        then = (folder / "models").stat().st_mtime - age
+        os.utime(leftover / "chunk", (then, then))
+        os.utime(leftover, (then, then))
+    engine = open_engine(storage, TransferConfig(), "")
+    engine.outgoing(5)
+    assert {path.name for path in (folder / "models" / INCOMING).iterdir()} > {"young"}
+    assert not (folder / "models" / INCOMING / "old").exists()
+    engine.close()
+
+
+def test_a_missing_folder_is_not_made(storage: StorageConfig, folder: Path) -> None:
+    folder.rmdir()
+    engine = open_engine(storage, TransferConfig(), "")
+    with pytest.raises(BucketNotFoundError, match=str(folder)):
+        engine.outgoing(5)
+    with pytest.raises(BucketNotFoundError):
+        open_store(storage).write("x", b"")
+    assert not folder.exists()
+    engine.close()

@@ -1,0 +1,205 @@
+"""What every transfer engine promises."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.config.model import Provider, StorageConfig, TransferConfig
+from agent.errors import BucketNotFoundError, CancelledError, InvalidRequestError, NoSpaceError, ObjectNotFoundError
+from agent.storage.engine import IncomingFile, TransferEngine
+from agent.storage.open import open_engine, open_store
+from agent.storage.store import Store
+from tests.support.processes import children_called
+
+MIB = 1 << 20
+SECONDS = 120.0
+"""How long a test waits for a future before it calls it stuck."""
+
+MakeEngine = Callable[[TransferConfig], TransferEngine]
+
+
+@pytest.fixture
+def make_engine(storage: StorageConfig, staging: Path) -> Iterator[MakeEngine]:
+    made: list[TransferEngine] = []
+
+    def make(transfer: TransferConfig) -> TransferEngine:
+        made.append(open_engine(storage, transfer, str(staging)))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.abort()
+    assert children_called("s5cmd") == set()
+    assert list(staging.iterdir()) == []
+
+
+@pytest.fixture
+def engine(make_engine: MakeEngine) -> TransferEngine:
+    return make_engine(TransferConfig(retry_seconds=20.0))
+
+
+@pytest.fixture
+def store(storage: StorageConfig) -> Iterator[Store]:
+    opened = open_store(storage)
+    yield opened
+    opened.close()
+
+
+def upload(engine: TransferEngine, key: str, data: bytes) -> None:
+    file = engine.outgoing(len(data))
+    Path(file.path).write_bytes(data)
+    report = engine.upload(file, key).result(SECONDS)
+    assert report.stored_bytes == len(data)
+    assert report.attempts >= 1
+    assert report.seconds >= 0.0
+
+
+def take(incoming: IncomingFile) -> bytes:
+    data = Path(incoming.path).read_bytes()
+    assert incoming.report.stored_bytes == len(data)
+    incoming.release()
+    incoming.release()
+    return data
+
+
+def download(engine: TransferEngine, key: str, size: int) -> bytes:
+    return take(engine.download(key, size).result(SECONDS))
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * MIB + 79])
+def test_objects_come_back(engine: TransferEngine, store: Store, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    upload(engine, "chunks/ab/object", data)
+    assert [(item.key, item.size) for item in store.list("")] == [("chunks/ab/object", size)]
+    assert download(engine, "chunks/ab/object", size) == data
+    engine.close()
+
+
+def test_an_object_of_another_size_is_delivered_as_it_is(engine: TransferEngine) -> None:
+    upload(engine, "chunks/ab/object", b"12345")
+    assert download(engine, "chunks/ab/object", 3) == b"12345"
+    assert download(engine, "chunks/ab/object", 5000) == b"12345"
+
+
+def test_a_missing_object_is_named(engine: TransferEngine) -> None:
+    upload(engine, "chunks/ab/object", b"x")
+    with pytest.raises(ObjectNotFoundError, match="chunks/ab/nothing"):
+        engine.download("chunks/ab/nothing", 5).result(SECONDS)
+
+
+def test_a_key_cannot_lead_elsewhere(engine: TransferEngine) -> None:
+    with pytest.raises(InvalidRequestError):
+        engine.download("../../out", 5).result(SECONDS)
+    file = engine.outgoing(5)
+    with pytest.raises(InvalidRequestError):
+        engine.upload(file, "../../out").result(SECONDS)
+    assert not os.path.exists(file.path)
+
+
+def test_a_missing_bucket_is_named(storage: StorageConfig, staging: Path, tmp_path: Path) -> None:
+    if storage.provider is Provider.LOCAL:
+        storage = msgspec.structs.replace(storage, endpoint=str(tmp_path / "missing-bucket"))
+    else:
+        storage = msgspec.structs.replace(storage, bucket="missing-bucket")
+    engine = open_engine(storage, TransferConfig(retry_seconds=5.0), str(staging))
+    with pytest.raises(BucketNotFoundError, match="missing-bucket"):
+        engine.download("x", 5).result(SECONDS)
+    engine.abort()
+
+
+def test_released_room_is_not_uploaded(make_engine: MakeEngine, store: Store) -> None:
+    engine = make_engine(TransferConfig(staging_size=MIB))
+    for _ in range(3):
+        file = engine.outgoing(MIB)
+        Path(file.path).write_bytes(b"x")
+        file.release()
+        file.release()
+        assert not os.path.exists(file.path)
+    engine.close()
+    assert list(store.list("")) == []
+
+
+def test_an_object_larger_than_the_budget_is_let_in_alone(make_engine: MakeEngine) -> None:
+    engine = make_engine(TransferConfig(staging_size=MIB))
+    data = random.Random(0).randbytes(3 * MIB)
+    upload(engine, "large", data)
+    assert download(engine, "large", len(data)) == data
+
+
+def test_what_cannot_fit_is_refused_by_numbers(engine: TransferEngine) -> None:
+    with pytest.raises(NoSpaceError, match="1,152,921,504,606,846,976"):
+        engine.outgoing(1 << 60)
+    upload(engine, "after", b"x")
+
+
+def test_two_hundred_transfers_at_once(make_engine: MakeEngine) -> None:
+    engine = make_engine(TransferConfig(staging_size=2 * MIB, connections=16, retry_seconds=20.0))
+    objects = {f"chunks/{n % 16:02x}/{n}": random.Random(n).randbytes(n * 100) for n in range(200)}
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda key: upload(engine, key, objects[key]), objects))
+        found = list(pool.map(lambda key: download(engine, key, len(objects[key])), objects))
+    assert found == list(objects.values())
+    engine.close()
+
+
+def test_several_uploads_of_one_object_agree(make_engine: MakeEngine, store: Store) -> None:
+    engine = make_engine(TransferConfig(retry_seconds=20.0))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: upload(engine, "chunks/ab/same", b"same bytes"), range(24)))
+    assert store.read("chunks/ab/same") == b"same bytes"
+
+
+def test_abort_frees_who_waits_for_room(make_engine: MakeEngine) -> None:
+    engine = make_engine(TransferConfig(staging_size=MIB))
+    held = engine.outgoing(MIB)
+    about_to_wait = threading.Barrier(3)
+
+    def wait(ask: Callable[[], object]) -> None:
+        about_to_wait.wait(SECONDS)
+        with pytest.raises(CancelledError):
+            ask()
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [
+            pool.submit(wait, lambda: engine.outgoing(MIB)),
+            pool.submit(wait, lambda: engine.download("x", MIB)),
+        ]
+        about_to_wait.wait(SECONDS)
+        engine.abort()
+        for each in waiting:
+            each.result(SECONDS)
+    assert not os.path.exists(held.path)
+    held.release()
+
+
+def test_nothing_starts_after_abort(make_engine: MakeEngine) -> None:
+    engine = make_engine(TransferConfig())
+    held = engine.outgoing(10)
+    engine.abort()
+    engine.abort()
+    with pytest.raises(CancelledError):
+        engine.outgoing(10)
+    with pytest.raises(CancelledError):
+        engine.upload(held, "x").result(SECONDS)
+    with pytest.raises(CancelledError):
+        engine.download("x", 10).result(SECONDS)
+
+
+def test_close_waits_for_what_is_running(make_engine: MakeEngine, store: Store) -> None:
+    engine = make_engine(TransferConfig(retry_seconds=20.0))
+    futures = []
+    for number in range(20):
+        file = engine.outgoing(1000)
+        Path(file.path).write_bytes(b"x" * 1000)
+        futures.append(engine.upload(file, f"chunks/{number:02}"))
+    engine.close()
+    assert all(future.result(0.0).stored_bytes == 1000 for future in futures)
+    assert len(list(store.list("chunks/"))) == 20
