@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
 from controller_client.cli.hosts import UsageError
@@ -43,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"gpusnap {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     _add_common(parser, agent_name="agent", agent_default=[])
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     _add_operations(commands)
@@ -55,6 +54,20 @@ def make_parser() -> argparse.ArgumentParser:
     _add(commands, "info [options]", "show what the agent is and how it is configured")
     commands.add_parser("demo", help="show it all on this machine: a real store, a real workspace, there and back")
     return parser
+
+
+class _Version(argparse.Action):
+    """Shows the version; looks it up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            found = version("gpusnap")
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            found = "0.0.0"
+        print(f"gpusnap {found}")
+        parser.exit()
 
 
 _Commands = argparse._SubParsersAction
@@ -189,10 +202,3 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
-
-
-def _version() -> str:
-    try:
-        return version("gpusnap")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "0.0.0"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from controller_client.cli.terminal_view import TerminalView
 from controller_client.cli.tracker import Tracker
-from controller_client.cli.view import TerminalView
 from controller_client.model import (
     Completed,
     Event,
@@ -35,7 +35,7 @@ def test_one_host_has_a_bar_per_stage() -> None:
         WarningRaised("FILE_CHANGED", "x changed"),
     )
     shown = render([tracker], several=False)
-    for text in ("snapshot of /w", "running", "15.0 s left", "1 warning", "scan", "1,234 entries"):
+    for text in ("snapshot of /w", "running", "0:15 left", "1 warning", "scan", "1,234 entries"):
         assert text in shown
     for text in ("upload", "25 %", "50.0 MiB of 200 MiB", "10.0 MiB/s"):
         assert text in shown
