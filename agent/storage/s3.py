@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -89,8 +90,8 @@ class S3Store:
         skip = len(self._full(""))
         for page in self._pages(Prefix=self._full(prefix)):
             for item in page.get("Contents", ()):
-                modified = int(item["LastModified"].timestamp() * 1000) * 1_000_000
-                yield ObjectInfo(item["Key"][skip:], item["Size"], modified)
+                if item["Key"][skip:]:  # a marker of the prefix itself is no object of the repository
+                    yield ObjectInfo(item["Key"][skip:], item["Size"], _epoch_ns(item["LastModified"]))
 
     def list_folders(self, prefix: str) -> Iterator[str]:
         """Yields the distinct next components below ``prefix``."""
@@ -102,8 +103,7 @@ class S3Store:
     def head(self, key: str) -> ObjectInfo:
         """Returns the facts about one object."""
         answer = self._about(key, lambda client, where: client.head_object(**where))
-        modified = int(answer["LastModified"].timestamp() * 1000) * 1_000_000
-        return ObjectInfo(key, answer["ContentLength"], modified)
+        return ObjectInfo(key, answer["ContentLength"], _epoch_ns(answer["LastModified"]))
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Returns ``length`` bytes from ``offset``, or all the rest."""
@@ -279,6 +279,10 @@ def _open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_second
         return session.client("s3", endpoint_url=resolved.endpoint_url or None, config=config)
     except ValueError as error:
         raise ConfigError(f"the endpoint {resolved.endpoint_url!r} cannot be used: {error}") from error
+
+
+def _epoch_ns(when: datetime.datetime) -> int:
+    return int(when.timestamp() * 1000) * 1_000_000
 
 
 def _status(error: ClientError) -> int:

@@ -112,7 +112,6 @@ class S5cmdEngine:
         """Waits for what is running and ends s5cmd."""
         for lane in self._end():
             lane.close()
-        self._area.clear()
 
     def abort(self) -> None:
         """Kills s5cmd, fails what waits, and empties the staging folder. Not to be called from a future's callback."""

@@ -27,6 +27,9 @@ DEATHS_IN_A_ROW = 4
 ATTEMPTS_AMONG_PROGRESS = 20
 """How often one object is tried while others get through."""
 
+STALL_SHARE = 0.5
+"""The part of the time for retries after which an s5cmd that moves nothing is killed: the rest is for another try."""
+
 TICK_SECONDS = 1.0
 """How often progress is looked at."""
 
@@ -257,7 +260,7 @@ class Lane:
             self._progress = now
         still = now - max(self._progress, max(sent.sent for sent in self._sent.values()))
         left_behind = any(self._moved - sent.sent_moved > self._stall_bytes for sent in self._sent.values())
-        if still > self._policy.seconds or left_behind:
+        if still > STALL_SHARE * self._policy.seconds or left_behind:
             self._stalled = True
             child.kill()
 
