@@ -1,8 +1,8 @@
 """What Prometheus sees.
 
 ``gpusnap_bytes_total{operation, stage, class}`` counts bytes by stage. Two stages know which file a byte belongs to:
-``scan`` of a snapshot (from its totals) and ``write`` of a restore; they count ``class="models"`` and ``class="other"``.
-All other stages see chunks and count ``class="all"``. So the sum over ``class`` is right for every stage, and adding up
+``scan`` of a snapshot (from its totals) and ``write`` of a restore; they count class "models" or "other".
+All other stages see chunks and count class "all". So the sum over ``class`` is right for every stage, and adding up
 stages is never meaningful.
 
 The live throughput is that of the stage that touches every content byte: ``pack`` of snapshots, ``write`` of restores.

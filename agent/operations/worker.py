@@ -19,7 +19,7 @@ from agent.events import Emit, Failed, OperationResult, Succeeded, WorkerMessage
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
 
-ORPHAN_SECONDS = 10.0
+ORPHAN_SECONDS = 5.0
 """How long a process whose daemon died may clean up; then it kills itself and its children."""
 
 _Request = SnapshotRequest | RestoreRequest
@@ -73,12 +73,12 @@ def _perform(request: _Request, emit: Emit, cancel: threading.Event) -> Succeede
 def _run(request: _Request, emit: Emit, cancel: threading.Event) -> OperationResult:
     # Only the pipeline that is needed is imported: it is on the way to the first byte.
     if isinstance(request, SnapshotRequest):
-        from agent.snapshot import run as snapshot
+        from agent.snapshot.run import run as run_snapshot
 
-        return snapshot.run(request, emit, cancel)
-    from agent.restore import run as restore
+        return run_snapshot(request, emit, cancel)
+    from agent.restore.run import run as run_restore
 
-    return restore.run(request, emit, cancel)
+    return run_restore(request, emit, cancel)
 
 
 def _read_line(fd: int) -> bytes:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from gpusnap.v1 import snapshot_agent_pb2 as pb
+from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from tests.support.daemon import Daemon
+from tests.support.rpc import connected
 
 
 @pytest.fixture
@@ -33,3 +37,32 @@ def daemon(stopped_daemon: Daemon) -> Daemon:
     """An agent over a local store that answers."""
     stopped_daemon.start()
     return stopped_daemon
+
+
+@pytest.fixture
+def stub(daemon: Daemon) -> Iterator[SnapshotAgentStub]:
+    """A connection to the agent."""
+    with connected(daemon.address) as connection:
+        yield connection
+
+
+@pytest.fixture
+def silent_store() -> Iterator[pb.Storage]:
+    """A store that accepts connections and never says a word: what uses it goes on until it is stopped."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(100)
+        keys = pb.Credentials(access_key_id="the-id", secret_access_key="the-very-secret-key")
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield pb.Storage(provider=pb.PROVIDER_CUSTOM, bucket="bucket", endpoint=endpoint, credentials=keys)
+
+
+@pytest.fixture
+def workspace(stopped_daemon: Daemon) -> Path:
+    """A small workspace that the agent may save."""
+    folder = stopped_daemon.workspace_root / "project"
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "main.py").write_text("print('hello')\n")
+    (folder / "model.safetensors").write_bytes(b"\x01\x02" * 50_000)
+    (folder / "link").symlink_to("code/main.py")
+    return folder

@@ -124,6 +124,25 @@ class Daemon:
             self._process.wait(STOP_SECONDS)
 
 
+def descendants(pid: int) -> set[int]:
+    """Returns the processes that a process has started, and those that they have started; ended ones do not count."""
+    parents = {}
+    for entry in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{int(entry)}/stat", "rb") as file:
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+        except (ValueError, FileNotFoundError, ProcessLookupError):
+            continue
+        if state != b"Z":
+            parents[int(entry)] = int(parent)
+    found: set[int] = set()
+    level = {pid}
+    while level:
+        level = {child for child, parent in parents.items() if parent in level}
+        found |= level
+    return found
+
+
 def _found(pattern: str, log: str) -> str:
     match = re.search(pattern, log)
     return match.group(1) if match else ""
