@@ -60,9 +60,10 @@ def _overlay(layers: Sequence[Layer]) -> dict[str, Given]:
     """Takes each key from the first layer that has it; a session token only from where the access key id is."""
     given: dict[str, Given] = {}
     for layer in layers:
-        for key, value in layer.items():
-            if key != _SESSION_TOKEN or _ACCESS_KEY_ID not in given:
-                given.setdefault(key, value)
+        new = {key: value for key, value in layer.items() if key not in given}
+        if _ACCESS_KEY_ID in given:
+            new.pop(_SESSION_TOKEN, None)
+        given |= new
     return given
 
 

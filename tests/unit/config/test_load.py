@@ -116,6 +116,9 @@ def test_systemd_credentials_stand_between_the_environment_and_the_file(tmp_path
     assert loaded.origins["storage.access_key_id"] == "systemd credential storage_access_key_id"
     environ |= {"STORAGE_ACCESS_KEY_ID": "env", "STORAGE_SECRET_ACCESS_KEY": "env"}
     assert _load(tmp_path, toml, environ).config.storage.credentials == Credentials("env", "env")
+    environ |= {"STORAGE_SESSION_TOKEN": "env-token"}
+    assert _load(tmp_path, toml, environ).config.storage.credentials == Credentials("env", "env", "env-token")
+    assert _load(tmp_path, toml).config.storage.credentials == Credentials("file", "file", "file")
 
 
 def test_aws_variables_fill_in_what_is_not_given(tmp_path: Path) -> None:
