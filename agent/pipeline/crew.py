@@ -28,7 +28,8 @@ class Crew:
 
     Args:
         cancel: set from outside when the operation shall stop.
-        on_stop: called once, from some thread, as soon as the crew stops early; it unblocks what waits elsewhere.
+        on_stop: called once, from a thread of its own, soon after the crew stops early; it unblocks what waits
+            elsewhere.
     """
 
     def __init__(self, cancel: threading.Event, on_stop: Callable[[], None] = lambda: None) -> None:
@@ -58,9 +59,7 @@ class Crew:
         with self._lock:
             if self._error is None and not self._done.is_set():
                 self._error = error
-        if not self._stopping.is_set():
-            self._stopping.set()
-            self._on_stop()
+        self._stopping.set()
 
     def check(self) -> None:
         """Raises CancelledError if the crew stops, so that a loop over bytes ends soon."""
@@ -102,9 +101,12 @@ class Crew:
             self.fail(error)
 
     def _watch(self) -> None:
-        while not self._done.is_set():
-            if self._cancel.wait(POLL_SECONDS):
+        """Sees a cancel, and calls ``on_stop``: not where an error is met, which may be a callback that must not block."""
+        while not self._done.wait(POLL_SECONDS):
+            if self._cancel.is_set():
                 self.fail(CancelledError("the operation was cancelled"))
+            if self._stopping.is_set():
+                self._on_stop()
                 return
 
 

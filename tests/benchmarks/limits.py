@@ -1,0 +1,214 @@
+"""Measures what the agent promises to stay within: memory, scanning, and health answers under load.
+
+    .venv/bin/python -m tests.benchmarks.limits [--folder DIR] [--model-mib N] [--files N]
+
+Starts a real S3 server and a real agent with 64 connections and staging on /dev/shm, and prints a table:
+
+- scan: entries a second of the scan alone;
+- memory: the highest sum, over the agent and all its descendants, of private memory and of staged chunks;
+- health: the 50th and 99th percentile of health answers, on a connection of its own, while data moves at full speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import msgspec
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from agent.config.model import ScanConfig
+from agent.pipeline.warnings import Warnings
+from agent.snapshot.filters import Filter
+from agent.snapshot.scan import Scanner
+from controller_client import SyncAgentClient, SyncOperationHandle
+from tests.support.daemon import Daemon
+from tests.support.seaweed import SeaweedServer
+
+MIB = 1 << 20
+SAMPLE_SECONDS = 0.05
+HEALTH_SECONDS = 0.01
+
+
+class Row(msgspec.Struct):
+    """One measured operation."""
+
+    name: str
+    seconds: float
+    mib_per_second: float
+    memory_mib: float
+    staged_mib: float
+    health_p50_ms: float
+    health_p99_ms: float
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--model-mib", type=int, default=2048, help="size of the model workspace")
+    parser.add_argument(
+        "--files", type=int, default=100_000, help="files of the larger of the two small-file workspaces"
+    )
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="gpusnap-limits-", dir=options.folder))
+    shm = Path(tempfile.mkdtemp(prefix="gpusnap-limits-", dir="/dev/shm"))
+    try:
+        with contextlib.ExitStack() as stack:
+            (folder / "seaweed").mkdir()
+            server = SeaweedServer(str(folder / "seaweed"), "limits", "limits-secret")
+            server.start()
+            stack.callback(server.stop)
+            daemon = _daemon(folder, shm, server)
+            stack.callback(daemon.close)
+            daemon.start()
+            _measure(daemon, options.model_mib, options.files)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(shm, ignore_errors=True)
+
+
+def _daemon(folder: Path, shm: Path, server: SeaweedServer) -> Daemon:
+    storage = {
+        "STORAGE_PROVIDER": "custom",
+        "STORAGE_ENDPOINT": server.endpoint,
+        "STORAGE_BUCKET": server.make_bucket(),
+        "STORAGE_ACCESS_KEY_ID": server.access_key,
+        "STORAGE_SECRET_ACCESS_KEY": server.secret_key,
+    }
+    return Daemon(folder / "agent", storage, {"GPUSNAP_AGENT__STAGING_DIR": str(shm)})
+
+
+def _measure(daemon: Daemon, model_mib: int, files: int) -> None:
+    root = daemon.workspace_root
+    names = (f"models, {model_mib} MiB", f"{files // 100} files of 4 KiB", f"{files} files of 4 KiB")
+    workspaces = [root / f"workspace-{number}" for number in range(len(names))]
+    _write_models(workspaces[0], model_mib)
+    _write_files(workspaces[1], files // 100)
+    _write_files(workspaces[2], files)
+    rows: list[Row] = []
+    with SyncAgentClient(daemon.address) as client:
+        for name, workspace in zip(names, workspaces, strict=True):
+            print(f"scan, {name}: {_scan_rate(workspace):,.0f} entries/s", flush=True)
+            save = functools.partial(client.snapshot, str(workspace))
+            rows.append(_run(daemon, f"snapshot, {name}", save))
+            bring_back = functools.partial(client.restore, "latest", f"{workspace}-restored")
+            rows.append(_run(daemon, f"restore, {name}", bring_back))
+    print(f"{'':34} {'s':>6} {'MiB/s':>7} {'private':>9} {'staged':>9} {'p50 ms':>7} {'p99 ms':>7}")
+    for row in rows:
+        print(
+            f"{row.name:34} {row.seconds:6.1f} {row.mib_per_second:7.0f} {row.memory_mib:5.0f} MiB"
+            f" {row.staged_mib:5.0f} MiB {row.health_p50_ms:7.1f} {row.health_p99_ms:7.1f}"
+        )
+    print("private: memory of the agent and its descendants; its peak with the chunks staged at that moment is the sum")
+
+
+def _scan_rate(workspace: Path) -> float:
+    scanner = Scanner(os.fsencode(workspace), Filter(), ScanConfig(), False, Warnings())
+    begun = time.monotonic()
+    count = sum(1 for _ in scanner.entries())
+    return count / (time.monotonic() - begun)
+
+
+def _run(daemon: Daemon, name: str, start: Callable[[], SyncOperationHandle]) -> Row:
+    stop = threading.Event()
+    memory: list[tuple[int, int]] = []
+    latencies: list[float] = []
+    watchers = [
+        threading.Thread(target=_sample_memory, args=(daemon, stop, memory)),
+        threading.Thread(target=_ask_health, args=(daemon.tcp_address, stop, latencies)),
+    ]
+    for watcher in watchers:
+        watcher.start()
+    begun = time.monotonic()
+    try:
+        moved = start().result().raw_bytes
+        seconds = time.monotonic() - begun
+    finally:
+        stop.set()
+        for watcher in watchers:
+            watcher.join()
+    private, staged = max(memory, key=sum)
+    percentiles = statistics.quantiles(latencies, n=100)
+    return Row(
+        name,
+        seconds,
+        moved / MIB / seconds,
+        private / MIB,
+        staged / MIB,
+        percentiles[49] * 1000,
+        percentiles[98] * 1000,
+    )
+
+
+def _sample_memory(daemon: Daemon, stop: threading.Event, samples: list[tuple[int, int]]) -> None:
+    while not stop.wait(SAMPLE_SECONDS):
+        private = sum(_private_bytes(pid) for pid in _tree(daemon.pid))
+        staged = sum(_size(path) for path in _staging(daemon))
+        samples.append((private, staged))
+
+
+def _staging(daemon: Daemon) -> Iterator[Path]:
+    return Path(daemon.environ["GPUSNAP_AGENT__STAGING_DIR"]).rglob("*")
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                yield from _tree(int(child))
+
+
+def _private_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss_Anon:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.stat().st_blocks * 512
+    return 0
+
+
+def _ask_health(address: str, stop: threading.Event, latencies: list[float]) -> None:
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while not stop.wait(HEALTH_SECONDS):
+            begun = time.monotonic()
+            stub.Check(health_pb2.HealthCheckRequest())
+            latencies.append(time.monotonic() - begun)
+
+
+def _write_models(path: Path, mebibytes: int) -> None:
+    path.mkdir()
+    for number in range(4):
+        with (path / f"model-{number}.safetensors").open("wb") as file:
+            for _ in range(mebibytes // 4):
+                file.write(os.urandom(MIB))
+
+
+def _write_files(path: Path, count: int) -> None:
+    content = os.urandom(4096)
+    for number in range(count):
+        folder = path / f"folder-{number // 200}"
+        if number % 200 == 0:
+            folder.mkdir(parents=True)
+        (folder / f"file-{number}.txt").write_bytes(b"%d" % number + content[:4088])
+
+
+if __name__ == "__main__":
+    main()
