@@ -101,7 +101,7 @@ class Crew:
             self.fail(error)
 
     def _watch(self) -> None:
-        """Sees a cancel, and calls ``on_stop``: not where an error is met, which may be a callback that must not block."""
+        """Sees a cancel, and calls ``on_stop``; where the error is met may be a callback, which must not block."""
         while not self._done.wait(POLL_SECONDS):
             if self._cancel.is_set():
                 self.fail(CancelledError("the operation was cancelled"))
