@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from controller_client.model import DamagedChunk, Failure
+from controller_client.model import Completed, DamagedChunk, Failure, OperationState
 
 
 class GpusnapError(Exception):
@@ -285,3 +285,14 @@ def from_failure(failure: Failure) -> GpusnapError:
     if isinstance(error, DataLossError):
         error.damaged = failure.damaged
     return error
+
+
+def from_completed(completed: Completed, name: str) -> GpusnapError | None:
+    """Returns the exception for how an operation ended; ``None`` if it ended well."""
+    if completed.error is not None:
+        return from_failure(completed.error)
+    if completed.state is OperationState.CANCELLED:
+        return CancelledError(f"operation {name}: cancelled", hint="start it again to continue")
+    if completed.state is not OperationState.SUCCEEDED or completed.result is None:
+        return GpusnapError(f"operation {name}: {completed.state.value} without saying more")
+    return None

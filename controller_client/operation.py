@@ -8,8 +8,8 @@ from types import TracebackType
 
 import grpc.aio
 
-from controller_client.errors import AgentUnreachableError, CancelledError, GpusnapError, from_failure
-from controller_client.model import Completed, Event, OperationResult, OperationState
+from controller_client.errors import AgentUnreachableError, from_completed
+from controller_client.model import Completed, Event, OperationResult
 from controller_client.reattach import Outage, ReattachPolicy
 from controller_client.status import from_rpc_error, is_lost_connection
 
@@ -76,12 +76,10 @@ class OperationHandle:
         async for _ in self:
             pass
         assert self._completed is not None
-        if self._completed.error is not None:
-            raise from_failure(self._completed.error)
-        if self._completed.state is OperationState.CANCELLED:
-            raise CancelledError(f"operation {self.name}: cancelled")
-        if self._completed.state is not OperationState.SUCCEEDED or self._completed.result is None:
-            raise GpusnapError(f"operation {self.name}: {self._completed.state.value} without saying more")
+        error = from_completed(self._completed, self.name)
+        if error is not None:
+            raise error
+        assert self._completed.result is not None
         return self._completed.result
 
     async def close(self) -> None:

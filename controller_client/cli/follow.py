@@ -8,8 +8,8 @@ import time
 from controller_client.cli import units
 from controller_client.cli.context import Context
 from controller_client.cli.exit_code import ExitCode, of_completed
-from controller_client.errors import GpusnapError, from_failure
-from controller_client.model import Completed, OperationResult, OperationState, WarningRaised
+from controller_client.errors import from_completed
+from controller_client.model import Completed, OperationResult, WarningRaised
 from controller_client.names import show_path, show_text
 from controller_client.operation import OperationHandle
 
@@ -37,7 +37,7 @@ async def follow(context: Context, handle: OperationHandle, title: str) -> ExitC
         return ExitCode.INTERRUPTED
     assert tracker.completed is not None
     context.settle()
-    return _finish(context, title, tracker.completed)
+    return _finish(context, title, handle.name, tracker.completed)
 
 
 def tell_detached(context: Context, name: str) -> None:
@@ -56,15 +56,14 @@ def warning_line(warning: WarningRaised) -> str:
     return f"{line} and {more} more" if more > 0 else line
 
 
-def _finish(context: Context, title: str, completed: Completed) -> ExitCode:
+def _finish(context: Context, title: str, name: str, completed: Completed) -> ExitCode:
     output = context.output
-    if completed.state is OperationState.SUCCEEDED and completed.result is not None:
+    error = from_completed(completed, name)
+    if error is not None:
+        output.error(error)
+    elif completed.result is not None:
         output.note(f"{title}: {summary(completed.result)}")
         output.line(completed.result.snapshot_id)
-    elif completed.error is not None:
-        output.error(from_failure(completed.error))
-    else:
-        output.error(GpusnapError(f"{title}: {completed.state.value}"))
     output.flush()
     return of_completed(completed)
 
@@ -73,13 +72,18 @@ def summary(result: OperationResult) -> str:
     """Returns what an operation did, in one line."""
     totals = result.totals
     size = totals.bytes or result.raw_bytes
-    parts = [f"{units.count(totals.files, 'file')}, {units.size(size)} in {units.duration(result.seconds)}"]
-    if result.seconds > 0 and size:
-        parts.append(units.rate(size / result.seconds))
-    moved = f"{units.size(result.transferred_bytes)} over the wire" if result.transferred_bytes else "nothing moved"
-    parts.append(f"{result.chunks_transferred:,} of {units.count(result.chunks, 'chunk')} moved, {moved}")
+    took = f"{units.count(totals.files, 'file')}, {units.size(size)} in {units.duration(result.seconds)}"
+    speed = f" ({units.rate(size / result.seconds)})" if size and result.seconds > 0 else ""
+    parts = [took + speed, _moved(result)]
     if result.engine:
         parts.append(f"engine {show_text(result.engine)}")
     if result.warnings:
         parts.append(units.count(result.warnings, "warning"))
     return "; ".join(parts)
+
+
+def _moved(result: OperationResult) -> str:
+    if not result.chunks_transferred:
+        return f"none of {units.count(result.chunks, 'chunk')} had to be transferred"
+    size = units.size(result.transferred_bytes)
+    return f"{result.chunks_transferred:,} of {units.count(result.chunks, 'chunk')} transferred, {size}"

@@ -20,6 +20,8 @@ class Gate:
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
         self._opened = threading.Event()
+        self._lock = threading.Lock()
+        self._connections: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.reached = threading.Event()
         """Set by the first connection."""
@@ -35,15 +37,26 @@ class Gate:
         """Lets everything through from now on."""
         self._opened.set()
 
+    def cut(self) -> None:
+        """Breaks the present connections; new ones are taken."""
+        with self._lock:
+            present, self._connections = self._connections, []
+        for connection in present:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Lets everything through and takes no more connections."""
         self.open()
+        self._listener.shutdown(socket.SHUT_RDWR)  # closing alone would leave the thread in accept
         self._listener.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
+                with self._lock:
+                    self._connections.append(connection)
                 self.reached.set()
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
