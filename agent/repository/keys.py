@@ -8,7 +8,7 @@ REPOSITORY = "repository.json"
 SNAPSHOTS = "snapshots/"
 CHUNKS = "chunks/"
 
-_SNAPSHOT_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_SNAPSHOT_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
 def chunk(chunk_id: bytes) -> str:

@@ -51,6 +51,7 @@ class ManifestReader:
 
     def __init__(self, read_at: ReadAt, tail: bytes, size: int) -> None:
         self._read_at = read_at
+        self._size = size
         trailer = layout.parse_trailer(tail[-layout.TRAILER_SIZE :], size)
         end = layout.TRAILER_SIZE + trailer.stored_size
         stored = tail[-end : -layout.TRAILER_SIZE] if end <= len(tail) else read_at(size - end, trailer.stored_size)
@@ -141,6 +142,8 @@ class ManifestReader:
     def _read(self, index: pb.SectionIndex) -> bytes:
         if index.raw_size > layout.MAX_SECTION_SIZE or index.stored_size > index.raw_size:
             raise DataLossError("the manifest is damaged: a section claims an impossible size")
+        if index.offset + index.stored_size > self._size:
+            raise DataLossError("the manifest is damaged: a section claims an impossible place")
         stored = self._read_at(index.offset, index.stored_size)
         if blake3(stored).digest() != index.hash:
             raise DataLossError("the manifest is damaged: a section does not match its hash")

@@ -61,11 +61,13 @@ def entry_from_pb(message: pb.ManifestEntry) -> Entry:
     """Returns the entry of a message; what it says is not checked here.
 
     Raises:
-        DataLossError: its type is not known.
+        DataLossError: its type is not known, or its time is none.
     """
     kind = _TYPE_FROM_PB.get(message.type)
     if kind is None:
         raise DataLossError(f"the manifest gives {message.path!r} the unknown type {message.type}")
+    if message.mtime_nanos >= _SECOND:
+        raise DataLossError(f"the manifest gives {message.path!r} an impossible time")
     return Entry(
         message.path,
         kind,

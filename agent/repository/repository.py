@@ -131,7 +131,7 @@ class Repository:
                 raise SnapshotNotFoundError(f"{self._store.location} holds no snapshot", hint="make one first")
             return latest[0].id
         matches = [found for found in self.snapshot_ids() if name and found.startswith(name)]
-        committed = [found for found in matches if self._summary_if_committed(found) is not None]
+        committed = [found for found in matches if self._is_committed(found)]
         if not committed:
             raise SnapshotNotFoundError(f"no snapshot in {self._store.location} is called {name!r}")
         if len(committed) > 1:
@@ -144,13 +144,17 @@ class Repository:
 
         Raises:
             SnapshotNotFoundError: there is no such snapshot.
+            DataLossError: the manifest is damaged; the message names the snapshot.
         """
         key = keys.manifest(snapshot_id)
         try:
             tail, size = self._store.read_tail(key, TAIL_SIZE)
         except ObjectNotFoundError as error:
             raise self._not_found(snapshot_id) from error
-        reader = ManifestReader(lambda offset, length: self._store.read(key, offset, length), tail, size)
+        try:
+            reader = ManifestReader(lambda offset, length: self._store.read(key, offset, length), tail, size)
+        except DataLossError as error:
+            raise DataLossError(f"{snapshot_id}: {error.message}") from error
         self.check_identity(reader, snapshot_id)
         return reader
 
@@ -199,14 +203,22 @@ class Repository:
         return found
 
     def delete_snapshot(self, snapshot_id: str) -> None:
-        """Deletes a snapshot: its manifest first, so that nothing half-deleted is ever listed.
+        """Deletes a snapshot, a damaged one too: its manifest first, so that nothing half-deleted is ever listed.
 
         Raises:
             SnapshotNotFoundError: there is no such snapshot.
         """
-        self.manifest(snapshot_id)
+        if not self._is_committed(snapshot_id):
+            raise self._not_found(snapshot_id)
         self._store.delete(keys.manifest(snapshot_id))
         self._store.delete(keys.chunk_list(snapshot_id))
+
+    def _is_committed(self, snapshot_id: str) -> bool:
+        try:
+            self._store.head(keys.manifest(snapshot_id))
+        except ObjectNotFoundError:
+            return False
+        return True
 
     def _summary_if_committed(self, snapshot_id: str) -> SnapshotSummary | None:
         try:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from agent.errors import DataLossError
 from agent.events import ChunkKind
+from agent.repository.frame import max_stored_size
 from agent.repository.model import CODEC, MAX_CHUNK_SIZE, SEGMENT_SIZE, Chunk, Entry, EntryType, padded
 
 MAX_PATH_SIZE = 1 << 16
 MAX_FILE_SIZE = 1 << 62
+MAX_OWNER = (1 << 32) - 2
+"""The id above it means "leave it as it is" to the kernel."""
+MAX_MAJOR, MAX_MINOR = (1 << 12) - 1, (1 << 20) - 1
 
 
 def check_chunk(chunk: Chunk) -> None:
@@ -18,7 +22,8 @@ def check_chunk(chunk: Chunk) -> None:
     """
     if chunk.codec != CODEC:
         raise DataLossError(f"the manifest names the codec {chunk.codec!r}, which this version does not know")
-    if len(chunk.id) != 32 or not 0 < chunk.raw_size <= MAX_CHUNK_SIZE or chunk.stored_size <= 0:
+    is_raw_size_possible = 0 < chunk.raw_size <= MAX_CHUNK_SIZE
+    if len(chunk.id) != 32 or not is_raw_size_possible or not 0 < chunk.stored_size <= max_stored_size(chunk.raw_size):
         raise DataLossError("the manifest's chunk table has a wrong size or id")
 
 
@@ -44,6 +49,10 @@ def check_entry(entry: Entry, chunks: list[Chunk]) -> None:
         raise _bad(entry, "is the workspace itself and no directory")
     if entry.mode > 0o7777:
         raise _bad(entry, "has impossible permission bits")
+    if entry.uid > MAX_OWNER or entry.gid > MAX_OWNER:
+        raise _bad(entry, "has an impossible owner")
+    if entry.device_major > MAX_MAJOR or entry.device_minor > MAX_MINOR:
+        raise _bad(entry, "has an impossible device number")
     if entry.type is EntryType.HARD_LINK:
         check_path(entry.link_target)
     if entry.type is EntryType.SYMLINK and (not entry.link_target or b"\0" in entry.link_target):
@@ -54,6 +63,44 @@ def check_entry(entry: Entry, chunks: list[Chunk]) -> None:
         _check_file(entry, chunks)
     elif chunks[entry.chunk].kind is not ChunkKind.PACK:
         raise _bad(entry, "is in a chunk that is no pack")
+
+
+class ArchiveCheck:
+    """Checks the entries of a whole manifest against each other, one after another in archive order."""
+
+    def __init__(self) -> None:
+        self._folders: list[bytes] = []
+        self._groups: dict[int, bytes] = {}
+        self._chunk = 0
+
+    def see(self, entry: Entry) -> None:
+        """Takes the next entry.
+
+        Raises:
+            DataLossError: it stands in something that is no directory, is a link to what does not stand before it, or
+                its chunk does.
+        """
+        self._check_folder(entry)
+        if entry.chunk < self._chunk:
+            raise _bad(entry, "is in a chunk that stands before it")
+        self._chunk = entry.chunk
+        if entry.type is EntryType.HARD_LINK:
+            if self._groups.get(entry.hard_link_group) != entry.link_target:
+                raise _bad(entry, f"is a link to {entry.link_target!r}, which is not a file before it")
+        elif entry.hard_link_group:
+            self._groups[entry.hard_link_group] = entry.path
+
+    def _check_folder(self, entry: Entry) -> None:
+        if not entry.path:
+            self._folders = [b""]
+            return
+        above = entry.path.rpartition(b"/")[0]
+        while self._folders and self._folders[-1] != above:
+            self._folders.pop()
+        if not self._folders:
+            raise _bad(entry, "is in something that is no directory")
+        if entry.type is EntryType.DIRECTORY:
+            self._folders.append(entry.path)
 
 
 def _check_file(entry: Entry, chunks: list[Chunk]) -> None:

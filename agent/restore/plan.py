@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from agent.errors import InvalidRequestError
+from agent.errors import DataLossError, InvalidRequestError
 from agent.events import ChunkKind, ClassTotals, ScanTotals
 from agent.repository.manifest_reader import Location, ManifestReader
 from agent.repository.model import SEGMENT_SIZE, Chunk, Entry, EntryType
@@ -187,8 +187,8 @@ class _Planner:
         """Lets the first chosen name of a group have the content, where the group's first name is not chosen."""
         for link in self._links.values():
             original = self._manifest.find(link.link_target)
-            if original is None or original.type is not EntryType.FILE:
-                raise InvalidRequestError(f"{link.path!r} is a link to {link.link_target!r}, which is not a file")
+            if original is None or original.type in (EntryType.DIRECTORY, EntryType.HARD_LINK):
+                raise DataLossError(f"the manifest is damaged: {link.path!r} is a link to {link.link_target!r}")
             entry = msgspec.structs.replace(original, path=link.path)
             self._content += entry.data_size
             if self._chunks[entry.chunk].kind is not ChunkKind.PACK:

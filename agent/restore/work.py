@@ -164,8 +164,7 @@ class Worker:
     def _lost(self, fetched: Fetched, problem: str) -> None:
         job = fetched.job
         if isinstance(job, PackJob):
-            entries = [*self._entries(job), *job.extra]
-            paths = [entry.path for entry in entries if entry.type is EntryType.FILE]
+            paths = [entry.path for entry in (*self._entries(job), *job.extra)]
         else:
             paths = [target.file.entry.path for target in job.targets]
             for target in job.targets:

@@ -48,7 +48,7 @@ class Scanner:
         self._suffixes = tuple(suffix.encode() for suffix in config.model_suffixes)
         self._one_file_system = one_file_system
         self._warnings = warnings
-        # Names of hard-linked files that are still to come: (device, inode) -> group, first path, names left.
+        # Names of hard-linked entries that are still to come: (device, inode) -> group, first path, names left.
         self._groups: dict[tuple[int, int], tuple[int, bytes, int]] = {}
         self._group_count = 0
         self._entries = self._directories = self._links = 0
@@ -141,36 +141,54 @@ class Scanner:
         try:
             facts = found.stat(follow_symlinks=False)
             mode = facts.st_mode
-            if stat.S_ISREG(mode):
-                return self._file(path, found, facts)
             if stat.S_ISDIR(mode):
                 return self._entry(path, found.path, facts, EntryType.DIRECTORY)
-            if stat.S_ISLNK(mode):
-                entry = self._entry(path, found.path, facts, EntryType.SYMLINK)
-                return msgspec.structs.replace(entry, link_target=os.readlink(found.path))
             if stat.S_ISSOCK(mode):
                 return None
+            group = 0
+            if facts.st_nlink > 1:
+                group, first = self._group(path, facts)
+                if first != path:
+                    return self._further_name(path, facts, group, first)
+            if stat.S_ISREG(mode):
+                return self._file(path, found.path, facts, group)
+            if stat.S_ISLNK(mode):
+                entry = self._entry(path, found.path, facts, EntryType.SYMLINK)
+                return msgspec.structs.replace(entry, link_target=os.readlink(found.path), hard_link_group=group)
             entry = self._entry(path, found.path, facts, _SPECIAL[stat.S_IFMT(mode)])
             major, minor = os.major(facts.st_rdev), os.minor(facts.st_rdev)
-            return msgspec.structs.replace(entry, device_major=major, device_minor=minor)
+            return msgspec.structs.replace(entry, device_major=major, device_minor=minor, hard_link_group=group)
         except OSError as error:
             self._unreadable(path, error)
             return None
 
-    def _file(self, path: bytes, found: os.DirEntry[bytes], facts: os.stat_result) -> Entry:
-        group = 0
-        if facts.st_nlink > 1:
-            key = (facts.st_dev, facts.st_ino)
-            known = self._groups.pop(key, None)
-            if known is not None:
-                group, first, left = known
-                if left > 1:
-                    self._groups[key] = (group, first, left - 1)
-                entry = self._entry(path, found.path, facts, EntryType.HARD_LINK)
-                return msgspec.structs.replace(entry, link_target=first, hard_link_group=group, xattrs=())
+    def _group(self, path: bytes, facts: os.stat_result) -> tuple[int, bytes]:
+        """Returns the group of an entry with several names, and the first of them that was found."""
+        key = (facts.st_dev, facts.st_ino)
+        known = self._groups.pop(key, None)
+        if known is None:
             self._group_count += 1
-            group = self._group_count
-            self._groups[key] = (group, path, facts.st_nlink - 1)
+            known = (self._group_count, path, facts.st_nlink)
+        group, first, left = known
+        if left > 1:
+            self._groups[key] = (group, first, left - 1)
+        return group, first
+
+    def _further_name(self, path: bytes, facts: os.stat_result, group: int, first: bytes) -> Entry:
+        return Entry(
+            path=path,
+            type=EntryType.HARD_LINK,
+            mode=facts.st_mode & 0o7777,
+            uid=facts.st_uid,
+            gid=facts.st_gid,
+            mtime_ns=facts.st_mtime_ns,
+            link_target=first,
+            hard_link_group=group,
+            ctime_ns=facts.st_ctime_ns,
+            inode=facts.st_ino,
+        )
+
+    def _file(self, path: bytes, full: bytes, facts: os.stat_result, group: int) -> Entry:
         size = facts.st_size
         entry = Entry(
             path=path,
@@ -181,13 +199,13 @@ class Scanner:
             mtime_ns=facts.st_mtime_ns,
             size=size,
             hard_link_group=group,
-            xattrs=self._xattrs(path, found.path),
+            xattrs=self._xattrs(path, full),
             data_size=size,
             model=path.lower().endswith(self._suffixes),
             ctime_ns=facts.st_ctime_ns,
             inode=facts.st_ino,
         )
-        return _with_extents(entry, found.path) if may_be_sparse(facts) else entry
+        return _with_extents(entry, full) if may_be_sparse(facts) else entry
 
     def _entry(self, path: bytes, full: bytes, facts: os.stat_result, kind: EntryType) -> Entry:
         return Entry(
