@@ -18,7 +18,7 @@ from agent.daemon.log import set_up_log
 from agent.daemon.notify import Notifier
 from agent.daemon.pulse import beat
 from agent.daemon.state import StateFolder
-from agent.daemon.stop import StopSignals
+from agent.daemon.stop import StopSignals, end_within
 from agent.errors import ConfigError, EngineUnavailableError
 from agent.metrics import Metrics, MetricsServer
 from agent.operations.journal import Journal
@@ -31,6 +31,9 @@ from agent.storage.s5cmd_program import find_s5cmd
 
 STREAM_SECONDS = 2.0
 """How long clients may take to read the last events of their operations when the agent ends."""
+
+THREADS_SECONDS = 2.0
+"""How long threads that wait for a store may hold up the end of the process."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         await signals.asked.wait()
         await _drain(config, notifier, manager, server, signals.hurry)
     _log.info("gpusnap-agent ended")
+    end_within(THREADS_SECONDS)
     return 0
 
 

@@ -21,10 +21,13 @@ from agent.errors import (
     PathNotAllowedError,
     PathNotFoundError,
 )
-from agent.operations.order import Order, RestoreOrder, SnapshotOrder
+from agent.operations.order import Order, RestoreOrder, SnapshotOrder, without_credentials
 from agent.operations.storage_choice import choose_storage
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
+
+REQUEST_BYTES = 1 << 20
+"""Bytes of a request with all its patterns and paths at most: the journal keeps it."""
 
 REQUEST_ID_LENGTH = 128
 """Characters of a request id at most."""
@@ -49,6 +52,10 @@ def check_order(order: Order, config: Config) -> SnapshotRequest | RestoreReques
         StorageNotPermittedError: the configuration forbids, or demands, that orders name their store.
     """
     check_request_id(order.request_id)
+    if len(without_credentials(order)) > REQUEST_BYTES:
+        raise InvalidRequestError(
+            f"the request is larger than {REQUEST_BYTES} bytes", hint="name folders instead of each file in them"
+        )
     if isinstance(order, SnapshotOrder):
         return _check_snapshot(order, config)
     return _check_restore(order, config)

@@ -30,7 +30,7 @@ from agent.operations.process import Request
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
 from agent.restore.request import RestoreRequest
 
-LOGS_KEPT = 32
+LOGS_KEPT = 16
 """Logs of ended operations that stay in memory with their last chunks; the others come from the journal."""
 
 STOP_SECONDS = 10.0
@@ -56,7 +56,7 @@ class OperationManager:
         self._workers_lock = workers_lock
         self._live: dict[str, LiveOperation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._ended: OrderedDict[str, LiveOperation] = OrderedDict()
+        self._ended: OrderedDict[str, tuple[OperationRecord, EventLog]] = OrderedDict()
         self._admission = asyncio.Lock()
         self._draining = False
 
@@ -114,8 +114,12 @@ class OperationManager:
         Raises:
             OperationNotFoundError: there is none of this name, or it was long ago.
         """
-        live = self._live.get(name) or self._ended.get(name)
-        record = live.record if live is not None else await self._journal.get(name)
+        live = self._live.get(name)
+        if live is not None:
+            return live.record
+        if name in self._ended:
+            return self._ended[name][0]
+        record = await self._journal.get(name)
         if record is None:
             raise OperationNotFoundError(f"there is no operation {name[:100]!r}")
         return record
@@ -143,9 +147,10 @@ class OperationManager:
         Raises:
             OperationNotFoundError: there is none of this name.
         """
-        live = self._live.get(name) or self._ended.get(name)
-        if live is not None:
-            log = live.log
+        if name in self._live:
+            log = self._live[name].log
+        elif name in self._ended:
+            log = self._ended[name][1]
         else:
             await self.get(name)
             log = EventLog.rebuilt(await self._journal.history(name))
@@ -244,7 +249,7 @@ class OperationManager:
             await operation.run()
         finally:
             del self._live[name]
-            self._ended[name] = operation
+            self._ended[name] = (operation.record, operation.log)
             while len(self._ended) > LOGS_KEPT:
                 self._ended.popitem(last=False)
 

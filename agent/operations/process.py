@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import msgspec
@@ -39,6 +39,9 @@ MAX_MESSAGE = 64 << 20
 
 MAX_LOG_LINE = 8 << 10
 """Bytes of one line on stderr at most."""
+
+WORKER = (sys.executable, "-m", "agent.operations.worker")
+"""The command line of an operation's process."""
 
 _GARBAGE_LOGGED = 10
 _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
@@ -71,7 +74,7 @@ class WorkerEnd(msgspec.Struct, frozen=True):
         if self.return_code >= 0:
             how = f"ended with exit status {self.return_code}"
         else:
-            how = f"was killed by {signal.Signals(-self.return_code).name}"
+            how = f"was killed by {_signal_name(-self.return_code)}"
         return WorkerCrashedError(f"the operation's process {how} before it was done")
 
 
@@ -108,6 +111,11 @@ class _Protocol(asyncio.SubprocessProtocol):
         if not self.exited.done():
             self.exited.set_result(None)
 
+    def report_dropped(self) -> None:
+        """Logs that messages were lost because they were too long."""
+        if self._messages.dropped:
+            _log.warning("%s: %d messages were longer than %d bytes", self._name, self._messages.dropped, MAX_MESSAGE)
+
     def _message(self, line: bytes) -> None:
         if self.final is not None:
             return
@@ -131,6 +139,7 @@ async def run_worker(
     on_event: Callable[[PipelineEvent], None],
     cancel: asyncio.Event,
     keep_open: int,
+    program: Sequence[str] = WORKER,
 ) -> WorkerEnd:
     """Runs an operation in a process of its own until that and all its children have ended.
 
@@ -140,6 +149,7 @@ async def run_worker(
         on_event: gets what the process reports, in the event loop.
         cancel: set to ask the process to stop; it is killed after ``CANCEL_SECONDS``.
         keep_open: a file descriptor that the process inherits and holds for as long as it lives.
+        program: the process's command line.
 
     Raises:
         WorkerCrashedError: the process could not even be started.
@@ -148,7 +158,7 @@ async def run_worker(
     try:
         transport, protocol = await loop.subprocess_exec(
             lambda: _Protocol(name, on_event),
-            *(sys.executable, "-m", "agent.operations.worker"),
+            *program,
             start_new_session=True,
             pass_fds=(keep_open,),
             env={key: value for key, value in os.environ.items() if key not in _NOT_INHERITED},
@@ -166,6 +176,7 @@ async def run_worker(
         await asyncio.wait({protocol.exited}, timeout=REAP_SECONDS)
         await asyncio.wait({protocol.drained}, timeout=DRAIN_SECONDS)
         transport.close()
+        protocol.report_dropped()
     return_code = transport.get_returncode()
     return WorkerEnd(protocol.final, -signal.SIGKILL if return_code is None else return_code)
 
@@ -198,3 +209,10 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -19,6 +19,9 @@ SERVICE_NAME = snapshot_agent_pb2.DESCRIPTOR.services_by_name["SnapshotAgent"].f
 MESSAGE_BYTES = 4 << 20
 """Bytes of a message at most, in both directions: what clients accept by default."""
 
+CALLS = 1024
+"""Calls at once, those that watch included; more are refused with RESOURCE_EXHAUSTED."""
+
 HEALTH_SECONDS = 1.0
 """How long telling the watchers of the health may take; one that does not read must not hold up the end."""
 
@@ -45,7 +48,11 @@ class AgentServer:
     """
 
     def __init__(self, service: SnapshotAgentService) -> None:
-        self._server = grpc.aio.server(interceptors=[ErrorInterceptor("/gpusnap.v1.")], options=_OPTIONS)
+        self._server = grpc.aio.server(
+            interceptors=[ErrorInterceptor("/gpusnap.v1.")],
+            options=_OPTIONS,
+            maximum_concurrent_rpcs=CALLS,
+        )
         self._health = health.aio.HealthServicer()
         add_SnapshotAgentServicer_to_server(service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -61,8 +68,8 @@ class AgentServer:
 
     async def start(self) -> None:
         """Begins to answer, as SERVING."""
-        await self._server.start()
         await self._health.set(SERVICE_NAME, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
 
     async def announce_shutdown(self) -> None:
         """Answers health checks with NOT_SERVING from now on; everything else goes on."""

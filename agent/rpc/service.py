@@ -44,7 +44,9 @@ class AgentFacts(msgspec.Struct, frozen=True):
 
 
 class SnapshotAgentService(SnapshotAgentServicer):
-    """The handlers. Errors go up to ``agent.rpc.interceptor``.
+    """The handlers, each documented at its RPC in ``gpusnap/v1/snapshot_agent.proto``.
+
+    Errors go up to ``agent.rpc.interceptor``.
 
     Args:
         config: the agent's configuration.

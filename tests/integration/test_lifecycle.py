@@ -110,6 +110,15 @@ def test_sigterm_drains(stopped_daemon: Daemon, silent_store: pb.Storage) -> Non
     assert not (daemon.folder / "agent.sock").exists()
 
 
+def test_a_question_to_a_silent_store_does_not_hold_up_the_end(daemon: Daemon, silent_store: pb.Storage) -> None:
+    with connected(daemon.address) as stub:
+        asked = stub.ListSnapshots.future(pb.ListSnapshotsRequest(storage=silent_store))
+        # The question before the second one has reached the agent, so the first one has, too.
+        assert stub.GetAgentInfo(pb.GetAgentInfoRequest(), timeout=SECONDS).version
+        assert daemon.stop() == 0
+        assert asked.exception() is not None
+
+
 def test_operations_are_remembered_over_a_restart(daemon: Daemon, workspace: Path) -> None:
     with connected(daemon.address) as stub:
         events = snapshot(stub, pb.SnapshotRequest(request_id="one", workspace=str(workspace)))

@@ -77,6 +77,7 @@ REFUSED: list[tuple[Callable[[Path], Order], type[errors.GpusnapError], str]] = 
     (lambda root: snapshot(root / "ws", exclude=("!",)), errors.InvalidRequestError, "gitignore"),
     (lambda root: snapshot(root / "ws", request_id="x" * 129), errors.InvalidRequestError, "129 characters"),
     (lambda root: snapshot(root / "ws", request_id="a\nb"), errors.InvalidRequestError, "request_id"),
+    (lambda root: snapshot(root / "ws", exclude=("x" * 2_000_000,)), errors.InvalidRequestError, "larger than"),
     (lambda root: restore(root / "ws", snapshot=""), errors.InvalidRequestError, "snapshot is empty"),
     (lambda root: restore(root / "ws", snapshot="../x"), errors.InvalidRequestError, "not the id"),
     (lambda root: restore(root / "ws", paths=(b"../x",)), errors.InvalidRequestError, "not a path relative"),
