@@ -202,7 +202,7 @@ class DataLossError(GpusnapError):
     """Stored bytes are missing or not what was stored."""
 
     reason = "DATA_LOSS"
-    default_hint = "restore another snapshot; a new snapshot of the same data stores the damaged chunks again"
+    default_hint = "restore another snapshot; once the damaged ones are deleted, a new one stores their chunks again"
 
     def __init__(
         self,

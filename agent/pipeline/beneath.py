@@ -5,11 +5,17 @@ Whatever a manifest, a path or a link in the folder says, nothing outside is rea
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from types import TracebackType
 
+_CLOSED = -1
+
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+MAX_OPEN = 64
+"""Directories of one path that stay open: paths may be deeper than a process may have descriptors."""
 
 
 class Beneath:
@@ -47,10 +53,15 @@ class Beneath:
         while common < min(len(names), len(self._names)) and names[common] == self._names[common]:
             common += 1
         self._cut(common)
-        for name in names[common:]:
+        while self._fds and self._fds[-1] == _CLOSED:
+            self._cut(len(self._fds) - 1)
+        for name in names[len(self._fds) :]:
             parent = self._fds[-1] if self._fds else self._root_fd
             self._fds.append(os.open(name, DIRECTORY_FLAGS, dir_fd=parent))
             self._names.append(name)
+            if len(self._fds) > MAX_OPEN:
+                os.close(self._fds[-2])
+                self._fds[-2] = _CLOSED
         return self._fds[-1] if self._fds else self._root_fd
 
     def forget(self) -> None:
@@ -59,8 +70,10 @@ class Beneath:
 
     def _cut(self, length: int) -> None:
         while len(self._fds) > length:
-            os.close(self._fds.pop())
+            fd = self._fds.pop()
             self._names.pop()
+            if fd != _CLOSED:
+                os.close(fd)
 
 
 def remove(parent_fd: int, name: bytes) -> None:
@@ -71,27 +84,38 @@ def remove(parent_fd: int, name: bytes) -> None:
     """
     if _remove_file(parent_fd, name):
         return
-    # A stack and not recursion: trees may be deeper than Python's frames.
-    open_fds: list[tuple[int, bytes]] = []
-    pending: list[list[bytes]] = [[name]]
+    # One descriptor and a stack: trees may be deeper than a process may have descriptors, and than Python's frames.
+    fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent_fd)
     try:
-        while pending:
-            fd = open_fds[-1][0] if open_fds else parent_fd
-            if pending[-1]:
-                child = pending[-1].pop()
-                if not _remove_file(fd, child):
-                    child_fd = os.open(child, DIRECTORY_FLAGS, dir_fd=fd)
-                    open_fds.append((child_fd, child))
-                    pending.append(list_names(child_fd))
+        levels = [(name, _identity(parent_fd), list_names(fd))]
+        while levels:
+            own_name, above, pending = levels[-1]
+            if not pending:
+                levels.pop()
+                fd = _moved(fd, b"..")
+                if _identity(fd) != above:
+                    raise OSError(errno.ESTALE, "a directory was moved while it was removed")
+                os.rmdir(own_name, dir_fd=fd)
                 continue
-            pending.pop()
-            if open_fds:
-                done_fd, done_name = open_fds.pop()
-                os.close(done_fd)
-                os.rmdir(done_name, dir_fd=open_fds[-1][0] if open_fds else parent_fd)
+            child = pending.pop()
+            if not _remove_file(fd, child):
+                identity = _identity(fd)
+                fd = _moved(fd, child)
+                levels.append((child, identity, list_names(fd)))
     finally:
-        for fd, _ in open_fds:
-            os.close(fd)
+        os.close(fd)
+
+
+def _moved(fd: int, name: bytes) -> int:
+    """Opens a directory seen from an open one, which is closed."""
+    moved = os.open(name, DIRECTORY_FLAGS, dir_fd=fd)
+    os.close(fd)
+    return moved
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    facts = os.fstat(fd)
+    return facts.st_dev, facts.st_ino
 
 
 def _remove_file(parent_fd: int, name: bytes) -> bool:

@@ -56,7 +56,7 @@ class Directories:
                         continue
                     try:
                         # A descriptor of its own: the cached ones may be of directories that were removed since.
-                        metadata.apply(beneath.directory(entry.path), entry, is_ours=False)
+                        metadata.apply_to_directory(beneath.directory(entry.path), entry)
                     except OSError as error:
                         raise _cannot(entry, error) from error
 

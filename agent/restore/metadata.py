@@ -10,6 +10,7 @@ from agent.pipeline.warnings import Warnings
 from agent.repository.model import Entry
 
 _ACL_PREFIX = b"system.posix_acl_"
+_USER_PREFIX = b"user."
 _PRIVILEGED_BITS = 0o6000
 
 
@@ -35,6 +36,15 @@ class Metadata:
         if entry.xattrs:
             self._set_xattrs(fd, entry, is_acl=True)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def apply_to_directory(self, fd: int, entry: Entry) -> None:
+        """Applies everything to a directory, which may have been there before and belong to someone else."""
+        try:
+            _remove_xattrs(fd, (_ACL_PREFIX, _USER_PREFIX), frozenset(name for name, _ in entry.xattrs))
+            self.apply(fd, entry, is_ours=False)
+        except PermissionError:
+            message = "the directory belongs to another user: its mode and times could not be restored"
+            self._warnings.add("METADATA_NOT_RESTORED", message, entry.path)
 
     def apply_to_name(self, folder_fd: int, name: bytes, entry: Entry, is_link: bool) -> None:
         """Applies everything to what cannot be opened (links, devices), in a folder that only we can write to."""
@@ -75,7 +85,30 @@ class Metadata:
                 else:
                     os.setxattr(place, name, value, follow_symlinks=False)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                # A file system that is full, or one that has no room for attributes of this size?
+                if error.errno == errno.EIO or (error.errno in (errno.ENOSPC, errno.EDQUOT) and _is_full(place)):
                     raise
                 message = f"extended attributes such as {name.decode(errors='replace')} could not be restored"
                 self._warnings.add("XATTR_NOT_RESTORED", message, entry.path)
+
+
+def remove_acls(fd: int) -> None:
+    """Removes the ACLs that a new directory took over from the one above it."""
+    _remove_xattrs(fd, (_ACL_PREFIX,), frozenset())
+
+
+def _remove_xattrs(fd: int, prefixes: tuple[bytes, ...], kept: frozenset[bytes]) -> None:
+    try:
+        names = [os.fsencode(name) for name in os.listxattr(fd)]
+    except OSError as error:
+        if error.errno == errno.ENOTSUP:
+            return
+        raise
+    for name in names:
+        if name.startswith(prefixes) and name not in kept:
+            os.removexattr(fd, name)
+
+
+def _is_full(place: int | bytes) -> bool:
+    facts = os.statvfs(place if isinstance(place, int) else os.path.dirname(place))
+    return facts.f_bavail == 0

@@ -11,6 +11,7 @@ from agent.errors import DataLossError, InvalidRequestError
 from agent.events import ChunkKind, ClassTotals, ScanTotals
 from agent.repository.manifest_reader import Location, ManifestReader
 from agent.repository.model import SEGMENT_SIZE, Chunk, Entry, EntryType
+from agent.repository.validate import ArchiveCheck
 from agent.restore.selection import Selection
 
 
@@ -117,6 +118,7 @@ class _Planner:
         self._manifest = manifest
         self._chunks = manifest.chunks()
         self._selection = selection
+        self._check = ArchiveCheck()
         self._missing = set() if selection.everything else set(selection.paths)
         self._packs: dict[int, PackJob] = {}
         self._pack: tuple[int, Location, int, bool] | None = None
@@ -127,6 +129,7 @@ class _Planner:
         self._content = 0
 
     def see(self, location: Location, entry: Entry) -> None:
+        self._check.see(entry)
         self._missing.discard(entry.path)
         is_chosen = self._selection.covers(entry.path)
         has_content = is_chosen and entry.type not in (EntryType.DIRECTORY, EntryType.HARD_LINK)

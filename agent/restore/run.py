@@ -169,7 +169,14 @@ class _Restore:
                 if entry.type is not EntryType.HARD_LINK or not self._selection.covers(entry.path):
                     continue
                 original = self._plan.promoted.get(entry.hard_link_group, entry.link_target)
-                if original != entry.path and original not in lost:
+                if original == entry.path:
+                    continue
+                if original in lost:
+                    lost.add(entry.path)
+                elif original in target.not_made:
+                    message = "the file it is a further name of could not be restored"
+                    self._warnings.add("LINK_NOT_RESTORED", message, entry.path)
+                else:
                     writer.link(entry, original)
                     count += 1
         finally:

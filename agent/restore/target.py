@@ -7,6 +7,7 @@ import os
 from agent.errors import NoSpaceError, NotADirectoryPathError, TargetNotEmptyError
 from agent.pipeline.beneath import DIRECTORY_FLAGS, list_names, remove
 from agent.pipeline.local_errors import local_errors
+from agent.restore.metadata import remove_acls
 from agent.restore.request import IfNotEmpty, RestoreRequest
 
 WORK_FOLDER_PREFIX = b".gpusnap-restore-"
@@ -22,12 +23,14 @@ class Target:
     Attributes:
         root_fd, work_fd: descriptors of the target and of its work folder.
         was_empty: whether nothing was there before.
+        not_made: entries that were left out with a warning, so that further names of them cannot be made.
     """
 
     def __init__(self, path: bytes, work_name: bytes, made: list[bytes]) -> None:
         self.path = path
         self._work_name = work_name
         self._made = made
+        self.not_made: set[bytes] = set()
         with local_errors(f"the target {os.fsdecode(path)} cannot be opened"):
             self.root_fd = os.open(path, DIRECTORY_FLAGS)
         try:
@@ -46,8 +49,9 @@ class Target:
                     remove(self.root_fd, name)
             os.mkdir(self._work_name, 0o700, dir_fd=self.root_fd)
             self.work_fd = os.open(self._work_name, DIRECTORY_FLAGS, dir_fd=self.root_fd)
-            # A set-group-id target would hand its group on to every file made here.
+            # A set-group-id target would hand its group on to every file made here, and a default ACL itself.
             os.fchmod(self.work_fd, 0o700)
+            remove_acls(self.work_fd)
 
     def end_work(self) -> None:
         """Removes the work folder; further calls do nothing."""

@@ -15,7 +15,7 @@ from agent.repository.manifest_reader import ManifestReader
 from agent.repository.model import Entry, EntryType
 from agent.restore.decode import Decoder
 from agent.restore.fetch import Damage, Fetched, Fetcher
-from agent.restore.plan import LargeFile, PackJob, SegmentJob
+from agent.restore.plan import LargeFile, PackJob, SegmentJob, SegmentTarget
 from agent.restore.selection import Selection
 from agent.restore.writer import Writer, write_content
 from agent.storage.engine import IncomingFile
@@ -23,6 +23,9 @@ from agent.storage.engine import IncomingFile
 _IN_PACKS = frozenset(
     {EntryType.FILE, EntryType.SYMLINK, EntryType.FIFO, EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE}
 )
+
+FILES_AT_ONCE = 128
+"""Files that one segment is written into at once: a process may have only so many descriptors."""
 
 
 class Worker:
@@ -111,6 +114,23 @@ class Worker:
         return [entry for entry in run if entry.type in _IN_PACKS and self._selection.covers(entry.path)]
 
     def _write_segment(self, job: SegmentJob, file: IncomingFile) -> None:
+        begun = time.monotonic()
+        writing = 0.0
+        by_file: dict[int, list[SegmentTarget]] = {}
+        for target in job.targets:
+            by_file.setdefault(target.file.number, []).append(target)
+        groups = list(by_file.values())
+        for start in range(0, len(groups), FILES_AT_ONCE):
+            writing += self._write_into(groups[start : start + FILES_AT_ONCE], job, file)
+        size = sum(target.size for target in job.targets)
+        models = sum(target.size for target in job.targets if target.file.entry.model)
+        self._meter.add(Stage.DECOMPRESS, job.chunk.raw_size, busy_seconds=time.monotonic() - begun - writing)
+        self._meter.add(Stage.WRITE, size, 0, writing, models)
+        for target in job.targets:
+            self._segment_written(target.file)
+
+    def _write_into(self, groups: list[list[SegmentTarget]], job: SegmentJob, file: IncomingFile) -> float:
+        """Writes a segment into some files, each with all its places; returns the seconds that writing took."""
         writing = 0.0
         fds: list[int] = []
 
@@ -118,7 +138,7 @@ class Worker:
             nonlocal writing
             self._crew.check()
             begun = time.monotonic()
-            for target, fd in zip(job.targets, fds, strict=True):
+            for target, fd in places:
                 part = raw[: max(target.size - position, 0)]
                 try:
                     write_content(fd, target.file.entry, target.start + position, part)
@@ -126,21 +146,16 @@ class Worker:
                     raise local_error(f"{os.fsdecode(target.file.entry.path)} cannot be written", error) from error
             writing += time.monotonic() - begun
 
-        begun = time.monotonic()
         try:
-            for target in job.targets:
-                self._writer.begin_large(target.file)
-                fds.append(self._writer.open_large(target.file))
+            for group in groups:
+                self._writer.begin_large(group[0].file)
+                fds.append(self._writer.open_large(group[0].file))
+            places = [(target, fd) for group, fd in zip(groups, fds, strict=True) for target in group]
             self._decoder.stream(file.path, job.chunk, take)
         finally:
             for fd in fds:
                 os.close(fd)
-        size = sum(target.size for target in job.targets)
-        models = sum(target.size for target in job.targets if target.file.entry.model)
-        self._meter.add(Stage.DECOMPRESS, job.chunk.raw_size, busy_seconds=time.monotonic() - begun - writing)
-        self._meter.add(Stage.WRITE, size, 0, writing, models)
-        for target in job.targets:
-            self._segment_written(target.file)
+        return writing
 
     def _segment_written(self, file: LargeFile) -> None:
         with file.lock:

@@ -71,6 +71,9 @@ class Writer:
                 return
             try:
                 folder_fd, name = self._unfinished(file)
+                if folder_fd != self._target.work_fd:
+                    # A killed restore leaves its own there.
+                    remove(folder_fd, name)
                 fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
                 try:
                     _reserve(fd, file.entry)
@@ -174,6 +177,7 @@ class Writer:
             os.mknod(name, kind | 0o600, device, dir_fd=folder_fd)
         except PermissionError:
             self._warnings.add("DEVICE_NOT_RESTORED", "devices cannot be made without privilege", entry.path)
+            self._target.not_made.add(entry.path)
             return False
         return True
 
@@ -199,6 +203,7 @@ class Writer:
                 raise
             message = "a directory that is not empty stands there; restore with mirror to replace it"
             self._warnings.add("NOT_REPLACED", message, entry.path)
+            self._target.not_made.add(entry.path)
             return False
         return True
 

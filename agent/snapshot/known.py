@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from agent.errors import SnapshotNotFoundError
+from agent.errors import DataLossError, SnapshotNotFoundError
+from agent.pipeline.warnings import Warnings
 from agent.repository.model import SnapshotSummary
 from agent.repository.repository import Repository
 
@@ -23,8 +24,8 @@ class Known(msgspec.Struct, frozen=True):
     parent: str
 
 
-def read_known(repository: Repository, host: str, workspace: bytes) -> Known:
-    """Reads the newest manifests of the repository.
+def read_known(repository: Repository, host: str, workspace: bytes, warnings: Warnings) -> Known:
+    """Reads the newest manifests of the repository. A damaged one is a warning: its content is stored again.
 
     Only what a committed manifest names counts as stored: an object that merely exists may be about to be removed.
     """
@@ -32,7 +33,7 @@ def read_known(repository: Repository, host: str, workspace: bytes) -> Known:
     chunks: dict[bytes, int] = {}
     parent = ""
     with ThreadPoolExecutor(READERS, thread_name_prefix="known") as pool:
-        for found in pool.map(lambda snapshot_id: _read(repository, snapshot_id), ids):
+        for found in pool.map(lambda snapshot_id: _read(repository, snapshot_id, warnings), ids):
             if found is None:
                 continue
             summary, sizes = found
@@ -42,9 +43,15 @@ def read_known(repository: Repository, host: str, workspace: bytes) -> Known:
     return Known(chunks, parent)
 
 
-def _read(repository: Repository, snapshot_id: str) -> tuple[SnapshotSummary, dict[bytes, int]] | None:
+def _read(
+    repository: Repository, snapshot_id: str, warnings: Warnings
+) -> tuple[SnapshotSummary, dict[bytes, int]] | None:
     try:
         manifest = repository.manifest(snapshot_id)
+        return manifest.summary, {chunk.id: chunk.stored_size for chunk in manifest.chunks()}
     except SnapshotNotFoundError:
         return None
-    return manifest.summary, {chunk.id: chunk.stored_size for chunk in manifest.chunks()}
+    except DataLossError:
+        message = f"the manifest of the earlier snapshot {snapshot_id} is damaged: delete that snapshot"
+        warnings.add("SNAPSHOT_DAMAGED", message, b"")
+        return None

@@ -175,6 +175,10 @@ class Packer:
             before = os.fstat(fd)
             entry = refreshed(entry, fd, before)
             header = member_header(entry)
+            if entry.sparse and position + len(header) > limit:
+                # It became sparse after the plan was made, and there is no room for its map: holes become zeros.
+                entry = msgspec.structs.replace(entry, sparse=False, extents=(), data_size=entry.size)
+                header = member_header(entry)
             room = (limit - position - len(header)) // BLOCK * BLOCK
             is_cut = entry.data_size > room
             if is_cut:

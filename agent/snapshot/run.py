@@ -107,7 +107,7 @@ class _Snapshot:
 
     def _run(self, root_fd: int) -> OperationResult:
         manifest_path = os.path.join(self._request.staging_dir, "manifest")
-        known = read_known(self._repository, self._host, self._request.workspace)
+        known = read_known(self._repository, self._host, self._request.workspace, self._warnings)
         sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._emit)
         with open(manifest_path, "xb") as file:
             writer = ManifestWriter(file)

@@ -95,10 +95,9 @@ class Scanner:
             if entry is None:
                 continue
             is_directory = entry.type is EntryType.DIRECTORY
-            if self._filter.selects and not self._filter.includes(path, is_directory):
-                if is_directory:
-                    self._descend(entry, found, stack)
-                    held.append(entry)
+            if is_directory and not self._filter.includes(path, is_directory):
+                self._descend(entry, found, stack)
+                held.append(entry)
                 continue
             for level, waiting in enumerate(held):
                 if waiting is not None:
@@ -136,45 +135,47 @@ class Scanner:
                 yield prefix + child.name, child
 
     def _examine(self, path: bytes, found: os.DirEntry[bytes]) -> Entry | None:
-        if self._filter.excludes(path, found.is_dir(follow_symlinks=False)):
-            return None
         try:
-            facts = found.stat(follow_symlinks=False)
-            mode = facts.st_mode
-            if stat.S_ISDIR(mode):
-                return self._entry(path, found.path, facts, EntryType.DIRECTORY)
-            if stat.S_ISSOCK(mode):
+            is_directory = found.is_dir(follow_symlinks=False)
+            if self._filter.excludes(path, is_directory):
                 return None
-            group = 0
-            if facts.st_nlink > 1:
-                group, first = self._group(path, facts)
-                if first != path:
-                    return self._further_name(path, facts, group, first)
-            if stat.S_ISREG(mode):
-                return self._file(path, found.path, facts, group)
-            if stat.S_ISLNK(mode):
-                entry = self._entry(path, found.path, facts, EntryType.SYMLINK)
-                return msgspec.structs.replace(entry, link_target=os.readlink(found.path), hard_link_group=group)
-            entry = self._entry(path, found.path, facts, _SPECIAL[stat.S_IFMT(mode)])
-            major, minor = os.major(facts.st_rdev), os.minor(facts.st_rdev)
-            return msgspec.structs.replace(entry, device_major=major, device_minor=minor, hard_link_group=group)
+            # Looked at before hard links: the first name of a group must be one that is kept.
+            if not is_directory and not self._filter.includes(path, is_directory):
+                return None
+            facts = found.stat(follow_symlinks=False)
+            if stat.S_ISDIR(facts.st_mode):
+                return self._entry(path, found.path, facts, EntryType.DIRECTORY)
+            if stat.S_ISSOCK(facts.st_mode):
+                return None
+            if facts.st_nlink == 1:
+                return self._first_name(path, found.path, facts)
+            return self._one_of_several_names(path, found.path, facts)
         except OSError as error:
             self._unreadable(path, error)
             return None
 
-    def _group(self, path: bytes, facts: os.stat_result) -> tuple[int, bytes]:
-        """Returns the group of an entry with several names, and the first of them that was found."""
+    def _first_name(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
+        if stat.S_ISREG(facts.st_mode):
+            return self._file(path, full, facts)
+        if stat.S_ISLNK(facts.st_mode):
+            entry = self._entry(path, full, facts, EntryType.SYMLINK)
+            return msgspec.structs.replace(entry, link_target=os.readlink(full))
+        entry = self._entry(path, full, facts, _SPECIAL[stat.S_IFMT(facts.st_mode)])
+        major, minor = os.major(facts.st_rdev), os.minor(facts.st_rdev)
+        return msgspec.structs.replace(entry, device_major=major, device_minor=minor)
+
+    def _one_of_several_names(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
         key = (facts.st_dev, facts.st_ino)
         known = self._groups.pop(key, None)
         if known is None:
+            # Only a name that could be read becomes the one that others link to.
+            entry = self._first_name(path, full, facts)
             self._group_count += 1
-            known = (self._group_count, path, facts.st_nlink)
+            self._groups[key] = (self._group_count, path, facts.st_nlink - 1)
+            return msgspec.structs.replace(entry, hard_link_group=self._group_count)
         group, first, left = known
         if left > 1:
             self._groups[key] = (group, first, left - 1)
-        return group, first
-
-    def _further_name(self, path: bytes, facts: os.stat_result, group: int, first: bytes) -> Entry:
         return Entry(
             path=path,
             type=EntryType.HARD_LINK,
@@ -188,7 +189,7 @@ class Scanner:
             inode=facts.st_ino,
         )
 
-    def _file(self, path: bytes, full: bytes, facts: os.stat_result, group: int) -> Entry:
+    def _file(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
         size = facts.st_size
         entry = Entry(
             path=path,
@@ -198,7 +199,6 @@ class Scanner:
             gid=facts.st_gid,
             mtime_ns=facts.st_mtime_ns,
             size=size,
-            hard_link_group=group,
             xattrs=self._xattrs(path, full),
             data_size=size,
             model=path.lower().endswith(self._suffixes),

@@ -1,0 +1,142 @@
+"""Snapshots and restores in this process, without an agent: as fast as a test of the data plane can be."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.config.model import Provider, ScanConfig, StorageConfig, TransferConfig
+from agent.errors import DataLossError
+from agent.events import OperationResult, PipelineEvent, WarningRaised
+from agent.repository import keys
+from agent.repository.model import Chunk, Entry
+from agent.repository.repository import Repository
+from agent.restore import run as restore
+from agent.restore.request import IfNotEmpty, RestoreRequest
+from agent.snapshot import run as snapshot
+from agent.snapshot.request import SnapshotRequest
+from agent.storage.open import open_store
+
+THREADS = 2
+
+_MEMORY = Path("/dev/shm")
+
+
+def memory_folder() -> Path:
+    """Returns a folder in memory if there is one: a store there is quick, as it need not wait for a disk."""
+    return _MEMORY if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+
+
+class Pipelines:
+    """Runs operations against one repository and keeps what they emit.
+
+    Args:
+        folder: an empty folder for the staging folders and (by default) the repository.
+        storage: where the repository is; by default a local folder.
+
+    Attributes:
+        events: what the last operation emitted.
+    """
+
+    def __init__(self, folder: Path, storage: StorageConfig | None = None) -> None:
+        self.folder = folder
+        self.store_folder = folder / "store"
+        if storage is None:
+            self.store_folder.mkdir()
+            storage = StorageConfig(provider=Provider.LOCAL, endpoint=str(self.store_folder))
+        self.storage = storage
+        self.transfer = TransferConfig(threads=THREADS, retry_seconds=5.0)
+        self.events: list[PipelineEvent] = []
+        self.repository = Repository(open_store(storage))
+
+    def snapshot(
+        self,
+        workspace: bytes,
+        *,
+        large_file_size: int = ScanConfig().large_file_size,
+        exclude: Sequence[str] = (),
+        include: Sequence[str] = (),
+        exclude_caches: bool = False,
+        one_file_system: bool = False,
+        cancel: threading.Event | None = None,
+        staging: Path | None = None,
+    ) -> OperationResult:
+        """Makes a snapshot and returns once it is committed."""
+        self.events = []
+        request = SnapshotRequest(
+            workspace=workspace,
+            staging_dir=str(staging or self._staging()),
+            storage=self.storage,
+            transfer=self.transfer,
+            scan=ScanConfig(large_file_size=large_file_size),
+            exclude=tuple(exclude),
+            include=tuple(include),
+            exclude_caches=exclude_caches,
+            one_file_system=one_file_system,
+        )
+        return snapshot.run(request, self.events.append, cancel or threading.Event())
+
+    def restore(
+        self,
+        target: bytes,
+        snapshot_id: str = "latest",
+        *,
+        if_not_empty: IfNotEmpty = IfNotEmpty.FAIL,
+        paths: Sequence[bytes] = (),
+        cancel: threading.Event | None = None,
+        staging: Path | None = None,
+    ) -> OperationResult:
+        """Restores a snapshot and returns once it is complete."""
+        self.events = []
+        request = RestoreRequest(
+            operation="restore-test",
+            snapshot=snapshot_id,
+            target=target,
+            staging_dir=str(staging or self._staging()),
+            storage=self.storage,
+            transfer=self.transfer,
+            if_not_empty=if_not_empty,
+            paths=tuple(paths),
+        )
+        return restore.run(request, self.events.append, cancel or threading.Event())
+
+    def warned(self) -> dict[str, set[bytes]]:
+        """Returns the paths that the last operation warned of, by reason."""
+        warnings = [event for event in self.events if isinstance(event, WarningRaised)]
+        return {warning.reason: set(warning.paths) for warning in warnings}
+
+    def entries(self, snapshot_id: str) -> dict[bytes, Entry]:
+        """Returns the entries of a snapshot by path."""
+        return {entry.path: entry for entry in self.repository.manifest(snapshot_id).entries()}
+
+    def chunks(self, snapshot_id: str) -> list[Chunk]:
+        """Returns the chunk table of a snapshot."""
+        return self.repository.manifest(snapshot_id).chunks()
+
+    def chunk_file(self, chunk: Chunk) -> Path:
+        """Returns the file of a chunk in the local store."""
+        return self.store_folder / keys.chunk(chunk.id)
+
+    def _staging(self) -> Path:
+        path = self.folder / f"staging-{secrets.token_hex(4)}"
+        path.mkdir()
+        return path
+
+
+def damage_of(error: DataLossError) -> dict[str, set[bytes]]:
+    """Returns the paths that an error names, by chunk id."""
+    return {item.chunk_id: set(item.paths) for item in error.damaged}
+
+
+def leftovers(target: bytes) -> list[bytes]:
+    """Returns everything below ``target`` that a restore should have removed."""
+    return [
+        os.path.join(folder, name)
+        for folder, folders, files in os.walk(target)
+        for name in folders + files
+        if name.startswith(b".gpusnap")
+    ]
