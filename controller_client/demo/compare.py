@@ -1,12 +1,13 @@
-"""Compares two trees: every byte and every piece of metadata. It shares no code with what saves and restores."""
+"""Compares trees: every byte and every piece of metadata. It shares no code with what saves and restores."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 _BLOCK = 1 << 20
 # A file system may need some more blocks for the same extents (its own bookkeeping counts too).
@@ -16,48 +17,95 @@ _KINDS = {
     stat.S_IFDIR: "directory",
     stat.S_IFLNK: "symbolic link",
     stat.S_IFIFO: "named pipe",
-    stat.S_IFSOCK: "socket",
     stat.S_IFCHR: "character device",
     stat.S_IFBLK: "block device",
 }
 
+Extents = tuple[tuple[int, int], ...]
 
-class _Entry(NamedTuple):
-    path: bytes
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known about one entry.
+
+    Attributes:
+        status: what ``lstat`` says.
+        leader: the first name of its inode in the tree, by the order of bytes; its own unless it is hard-linked.
+        attributes: its extended attributes.
+        target: a symbolic link's target.
+        extents: where a file has data, as (begin, end) in bytes.
+        digest: SHA-256 of a file's content.
+        problem: why it cannot be read; empty if it can.
+    """
+
     status: os.stat_result
     leader: bytes
+    attributes: Mapping[str, bytes] = field(default_factory=dict)
+    target: bytes = b""
+    extents: Extents = ()
+    digest: bytes = b""
+    problem: str = ""
+
+    @property
+    def kind(self) -> str:
+        """What it is, in words."""
+        return _KINDS.get(stat.S_IFMT(self.status.st_mode), "thing of an unknown type")
 
 
-class _Tree(NamedTuple):
-    root: bytes
-    entries: dict[bytes, _Entry]
+Fingerprint = Mapping[bytes, Facts]
+"""The facts about every entry of a tree by its path within, the root's own (path b"") among them."""
 
 
-def compare(a: bytes, b: bytes, *, owners: bool = True) -> list[str]:
-    """Compares the tree ``b`` with the tree ``a``, the two folders themselves included.
+def fingerprint(root: bytes) -> Fingerprint:
+    """Reads a whole tree. Sockets do not count, as there is nothing in them.
+
+    Raises:
+        OSError: the root itself cannot be read.
+    """
+    reader = _Reader()
+    facts = {b"": Facts(os.stat(root), b"")}
+    leaders: dict[tuple[int, int], bytes] = {}
+    for path, status in _walk(root, facts):
+        facts[path] = Facts(status, path)
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            inode = (status.st_dev, status.st_ino)
+            leaders[inode] = min(leaders.get(inode, path), path)
+    for path in sorted(facts):
+        known = facts[path]
+        leader = leaders.get((known.status.st_dev, known.status.st_ino), path)
+        if leader == path:
+            facts[path] = reader.complete(os.path.join(root, path), known)
+        else:
+            facts[path] = replace(facts[leader], leader=leader)
+    return facts
+
+
+def differences(was: Fingerprint, now: Fingerprint, *, owners: bool = True) -> list[str]:
+    """Returns one line for each difference, ordered by path; nothing if there is none.
 
     Compared are names, types, content, sizes, modes, owners, modification times in nanoseconds, link targets, which
     names are one hard-linked file, extended attributes, device numbers, and where sparse files have holes.
 
     Args:
-        a: the path of the tree as it should be.
-        b: the path of the tree as it is.
+        was: the tree as it should be.
+        now: the tree as it is.
         owners: whether owner and group count.
-
-    Returns:
-        One line for each difference, ordered by path; nothing if there is none.
     """
-    was, now = _read_tree(a), _read_tree(b)
-    differences = []
-    for path in sorted(was.entries.keys() | now.entries.keys()):
-        if path not in now.entries:
-            differences.append(f"{show(path)}: missing")
-        elif path not in was.entries:
-            differences.append(f"{show(path)}: added")
-        else:
-            found = _compare_entry(was, now, path, owners)
-            differences += [f"{show(path)}: {difference}" for difference in found]
-    return differences
+    found = []
+    for path in sorted(was.keys() | now.keys()):
+        if path not in now:
+            found.append(f"{show(path)}: missing")
+        elif path not in was:
+            found.append(f"{show(path)}: added")
+        elif path == was[path].leader or was[path].leader != now[path].leader:
+            # Further names of one file would only say the same again.
+            found += [f"{show(path)}: {difference}" for difference in _differ(was[path], now[path], owners)]
+    return found
+
+
+def compare(a: bytes, b: bytes, *, owners: bool = True) -> list[str]:
+    """Compares the tree below ``b`` with the one below ``a``; see ``differences``."""
+    return differences(fingerprint(a), fingerprint(b), owners=owners)
 
 
 def show(path: bytes) -> str:
@@ -65,62 +113,57 @@ def show(path: bytes) -> str:
     return ascii(path.decode("utf-8", "surrogateescape"))[1:-1] or "."
 
 
-def _read_tree(root: bytes) -> _Tree:
-    entries = {b"": _Entry(b"", os.stat(root), b"")}
-    leaders: dict[tuple[int, int], bytes] = {}
+def _walk(root: bytes, facts: dict[bytes, Facts]) -> Iterator[tuple[bytes, os.stat_result]]:
     pending = [b""]
     while pending:
         folder = pending.pop()
-        with os.scandir(os.path.join(root, folder)) as scan:
-            for found in scan:
-                path = os.path.join(folder, found.name)
-                status = found.stat(follow_symlinks=False)
-                entries[path] = _Entry(path, status, path)
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append(path)
-                elif status.st_nlink > 1:
-                    inode = (status.st_dev, status.st_ino)
-                    leaders[inode] = min(leaders.get(inode, path), path)
-    for path, entry in entries.items():
-        leader = leaders.get((entry.status.st_dev, entry.status.st_ino))
-        if leader is not None:
-            entries[path] = entry._replace(leader=leader)
-    return _Tree(root, entries)
+        try:
+            with os.scandir(os.path.join(root, folder)) as scan:
+                children = list(scan)
+        except OSError as error:
+            if not folder:
+                raise
+            facts[folder] = replace(facts[folder], problem=error.strerror or str(error))
+            continue
+        for child in children:
+            path = os.path.join(folder, child.name)
+            status = child.stat(follow_symlinks=False)
+            if stat.S_ISSOCK(status.st_mode):
+                continue
+            yield path, status
+            if stat.S_ISDIR(status.st_mode):
+                pending.append(path)
 
 
-def _compare_entry(was: _Tree, now: _Tree, path: bytes, owners: bool) -> Iterator[str]:
-    old, new = was.entries[path], now.entries[path]
-    a, b = old.status, new.status
-    kind = stat.S_IFMT(a.st_mode)
-    if kind != stat.S_IFMT(b.st_mode):
-        yield f"a {_KINDS[kind]} became a {_KINDS[stat.S_IFMT(b.st_mode)]}"
-        return
-    if kind != stat.S_IFLNK and a.st_mode != b.st_mode:
-        yield f"mode {stat.S_IMODE(a.st_mode):04o} became {stat.S_IMODE(b.st_mode):04o}"
-    if owners and (a.st_uid, a.st_gid) != (b.st_uid, b.st_gid):
-        yield f"owner {a.st_uid}:{a.st_gid} became {b.st_uid}:{b.st_gid}"
-    if a.st_mtime_ns != b.st_mtime_ns:
-        yield f"modification time {a.st_mtime_ns} ns became {b.st_mtime_ns} ns"
-    if old.leader != new.leader:
-        yield f"a hard link of {show(old.leader)} became one of {show(new.leader)}"
-    if kind in (stat.S_IFCHR, stat.S_IFBLK) and a.st_rdev != b.st_rdev:
-        yield f"device {a.st_rdev} became {b.st_rdev}"
-    yield from _compare_inside(os.path.join(was.root, path), os.path.join(now.root, path), old, new)
+class _Reader:
+    """Adds what a look into an entry tells; reuses one buffer."""
 
+    def __init__(self) -> None:
+        self._buffer = memoryview(bytearray(_BLOCK))
 
-def _compare_inside(a: bytes, b: bytes, old: _Entry, new: _Entry) -> Iterator[str]:
-    """Compares what a further system call on each side tells."""
-    try:
-        old_attributes, new_attributes = _attributes(a), _attributes(b)
-        if old_attributes != new_attributes:
-            yield f"extended attributes {old_attributes} became {new_attributes}"
-        if stat.S_ISLNK(old.status.st_mode) and os.readlink(a) != os.readlink(b):
-            yield f"link target {show(os.readlink(a))} became {show(os.readlink(b))}"
-        # The content of hard links is compared once, under the first name.
-        if stat.S_ISREG(old.status.st_mode) and (old.leader == old.path or old.leader != new.leader):
-            yield from _compare_files(a, b, old.status, new.status)
-    except OSError as error:
-        yield f"cannot be compared: {error.strerror}"
+    def complete(self, path: bytes, facts: Facts) -> Facts:
+        try:
+            attributes = _attributes(path)
+            if stat.S_ISLNK(facts.status.st_mode):
+                return replace(facts, attributes=attributes, target=os.readlink(path))
+            if not stat.S_ISREG(facts.status.st_mode):
+                return replace(facts, attributes=attributes)
+            extents, digest = self._content(path, facts.status)
+            return replace(facts, attributes=attributes, extents=extents, digest=digest)
+        except OSError as error:
+            return replace(facts, problem=error.strerror or str(error))
+
+    def _content(self, path: bytes, status: os.stat_result) -> tuple[Extents, bytes]:
+        digest = hashlib.sha256()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            extents = tuple(_extents(descriptor, status.st_size))
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            while count := os.readv(descriptor, [self._buffer]):
+                digest.update(self._buffer[:count])
+        finally:
+            os.close(descriptor)
+        return extents, digest.digest()
 
 
 def _attributes(path: bytes) -> dict[str, bytes]:
@@ -133,43 +176,7 @@ def _attributes(path: bytes) -> dict[str, bytes]:
     return {name: os.getxattr(path, name, follow_symlinks=False) for name in sorted(names)}
 
 
-def _compare_files(a: bytes, b: bytes, old: os.stat_result, new: os.stat_result) -> Iterator[str]:
-    if old.st_size != new.st_size:
-        yield f"size {old.st_size} became {new.st_size}"
-        return
-    if not old.st_size:
-        return
-    left = os.open(a, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        right = os.open(b, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            yield from _compare_content(left, right, old, new)
-        finally:
-            os.close(right)
-    finally:
-        os.close(left)
-
-
-def _compare_content(left: int, right: int, old: os.stat_result, new: os.stat_result) -> Iterator[str]:
-    extents = [(0, old.st_size)]
-    if min(old.st_blocks, new.st_blocks) * 512 < old.st_size:
-        extents, new_extents = _extents(left, old.st_size), _extents(right, old.st_size)
-        if extents != new_extents:
-            yield f"data at {_show_extents(extents)} became data at {_show_extents(new_extents)}"
-            extents = [(0, old.st_size)]
-        elif new.st_blocks * 512 > old.st_blocks * 512 + _ALLOCATION_SLACK:
-            yield f"{old.st_blocks * 512} allocated bytes became {new.st_blocks * 512}"
-    for begin, end in extents:
-        for offset in range(begin, end, _BLOCK):
-            length = min(_BLOCK, end - offset)
-            if os.pread(left, length, offset) != os.pread(right, length, offset):
-                yield f"content differs in the {length} bytes from {offset}"
-                return
-
-
-def _extents(descriptor: int, size: int) -> list[tuple[int, int]]:
-    """Returns where a file has data, as (begin, end)."""
-    extents = []
+def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
     end = 0
     while end < size:
         try:
@@ -179,10 +186,46 @@ def _extents(descriptor: int, size: int) -> list[tuple[int, int]]:
                 break
             raise
         end = os.lseek(descriptor, begin, os.SEEK_HOLE)
-        extents.append((begin, end))
-    return extents
+        yield begin, end
 
 
-def _show_extents(extents: list[tuple[int, int]]) -> str:
+def _differ(was: Facts, now: Facts, owners: bool) -> Iterator[str]:
+    a, b = was.status, now.status
+    if stat.S_IFMT(a.st_mode) != stat.S_IFMT(b.st_mode):
+        yield f"a {was.kind} became a {now.kind}"
+        return
+    for problem in {was.problem, now.problem} - {""}:
+        yield f"cannot be compared: {problem}"
+    if a.st_mode != b.st_mode and not stat.S_ISLNK(a.st_mode):
+        yield f"mode {stat.S_IMODE(a.st_mode):04o} became {stat.S_IMODE(b.st_mode):04o}"
+    if owners and (a.st_uid, a.st_gid) != (b.st_uid, b.st_gid):
+        yield f"owner {a.st_uid}:{a.st_gid} became {b.st_uid}:{b.st_gid}"
+    if a.st_mtime_ns != b.st_mtime_ns:
+        yield f"modification time {a.st_mtime_ns} ns became {b.st_mtime_ns} ns"
+    if was.leader != now.leader:
+        yield f"a hard link of {show(was.leader)} became one of {show(now.leader)}"
+    if was.kind.endswith("device") and a.st_rdev != b.st_rdev:
+        yield f"device {a.st_rdev} became {b.st_rdev}"
+    if was.attributes != now.attributes:
+        yield f"extended attributes {was.attributes} became {now.attributes}"
+    if was.target != now.target:
+        yield f"link target {show(was.target)} became {show(now.target)}"
+    if stat.S_ISREG(a.st_mode):
+        yield from _differ_in_content(was, now)
+
+
+def _differ_in_content(was: Facts, now: Facts) -> Iterator[str]:
+    a, b = was.status, now.status
+    if a.st_size != b.st_size:
+        yield f"size {a.st_size} became {b.st_size}"
+    elif was.digest != now.digest:
+        yield "content differs"
+    elif was.extents != now.extents:
+        yield f"data at {_show_extents(was.extents)} became data at {_show_extents(now.extents)}"
+    elif a.st_blocks * 512 < a.st_size and b.st_blocks * 512 > a.st_blocks * 512 + _ALLOCATION_SLACK:
+        yield f"{a.st_blocks * 512} allocated bytes became {b.st_blocks * 512}"
+
+
+def _show_extents(extents: Extents) -> str:
     shown = ", ".join(f"{begin}-{end}" for begin, end in extents[:4]) or "nowhere"
     return shown + (f" and {len(extents) - 4} more" if len(extents) > 4 else "")

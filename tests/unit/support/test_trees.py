@@ -131,7 +131,7 @@ def _grow(root: bytes) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (_flip_a_byte, ["a/large: content differs in the 902849 bytes from 2097152"]),
+        (_flip_a_byte, ["a/large: content differs"]),
         (_fill_the_hole, ["sparse: data at 65536-73728 became data at 0-73728"]),
         (_reserve_the_hole, ["sparse: 8192 allocated bytes became 1048576"]),
         (_break_a_hard_link, ["y: a hard link of a/large became one of y"]),
