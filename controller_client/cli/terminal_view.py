@@ -99,13 +99,13 @@ def _operation(tracker: Tracker, bar_width: int) -> RenderableType:
 
 def _stages(tracker: Tracker, bar_width: int) -> Table:
     table = _grid(
-        Column(width=11), Column(), Column(justify="right", width=5), Column(justify="right", width=21),
+        Column(width=12), Column(), Column(justify="right", width=5), Column(justify="right", width=21),
         Column(justify="right", width=10), Column(justify="right"),
     )  # fmt: skip
     for stage in tracker.stages:
         table.add_row(
             f"  {stage.stage.value}",
-            _bar(stage, bar_width, ended=tracker.state.ended),
+            _bar(stage, bar_width, succeeded=tracker.state is OperationState.SUCCEEDED),
             _percent(stage),
             _amount(stage),
             _rate(stage),
@@ -125,7 +125,7 @@ def _hosts(trackers: Iterable[Tracker], bar_width: int) -> Table:
         table.add_row(
             Text(tracker.host, "bold"),
             _state(tracker),
-            _bar(stage, bar_width, ended=tracker.state.ended) if stage else "",
+            _bar(stage, bar_width, succeeded=tracker.state is OperationState.SUCCEEDED) if stage else "",
             _percent(stage) if stage else "",
             _amount(stage) if stage else "",
             _rate(stage) if stage else "",
@@ -157,9 +157,9 @@ def _share(stage: StageProgress) -> tuple[int, int]:
     return stage.entries_done, stage.entries_total
 
 
-def _bar(stage: StageProgress, width: int, *, ended: bool) -> ProgressBar:
+def _bar(stage: StageProgress, width: int, *, succeeded: bool) -> ProgressBar:
     done, total = _share(stage)
-    if not total and ended:
+    if not total and succeeded:
         done = total = 1
     return ProgressBar(total=total or None, completed=min(done, total), width=width, pulse=not total)
 

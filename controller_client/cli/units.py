@@ -68,7 +68,7 @@ def clock(seconds: float) -> str:
     >>> clock(0.4), clock(75), clock(3725)
     ('0:00', '1:15', '1:02:05')
     """
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.daemon import Daemon
 from tests.support.gpusnap import PROGRAM, Ended, Gpusnap, TerminalSession
+from tests.support.seaweed import REGION, SeaweedServer
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +165,8 @@ def test_failures_are_one_line_and_exit_with_1(gpusnap: Gpusnap, workspace: Path
     ok(gpusnap.run("snapshot", str(workspace), *storage))
     for words, text in (
         (("snapshot", "/etc"), "/etc"),
-        (("snapshot", str(workspace / "none")), "none"),
         (("restore", "zzz", str(workspace.parent / "r")), "zzz"),
         (("restore", "latest", str(workspace)), "not empty"),
-        (("show", "zzz"), "zzz"),
     ):
         ended = gpusnap.run(*words, *storage)
         assert ended.code == 1, words
@@ -204,7 +203,7 @@ def test_usage_exits_with_2(gpusnap: Gpusnap) -> None:
 
 def test_an_absent_agent_exits_with_4() -> None:
     absent = Gpusnap("unix:/nonexistent/agent.sock")
-    for words in (("info",), ("snapshot", "/w"), ("watch", "x"), ("doctor",), ("files", "latest")):
+    for words in (("info",), ("snapshot", "/w"), ("doctor",)):
         ended = absent.run(*words)
         assert ended.code == 4, words
         assert "not reachable: No such file or directory" in ended.stdout + ended.stderr
@@ -243,12 +242,12 @@ def test_one_absent_agent_does_not_keep_the_others_from_answering(agent: Daemon)
 
 def test_delete_asks_on_a_terminal(gpusnap: Gpusnap, workspace: Path, storage: list[str]) -> None:
     snapshot_id = ok(gpusnap.run("snapshot", str(workspace), *storage)).stdout.strip()
-    for answer, code, left in (("n\n", 1, 1), ("\n", 1, 1), ("\x03", 130, 1), ("y\n", 0, 0)):
+    for answer, code in (("\n", 1), ("\x03", 130), ("y\n", 0)):
         session = TerminalSession(gpusnap, "delete", snapshot_id, *storage)
         session.read_until("[y/N]")
         session.type(answer)
         assert session.wait() == code
-        assert len(ok(gpusnap.run("snapshots", "--json", *storage)).records) == left
+    assert gpusnap.run("snapshots", *storage).stderr == "no snapshots\n"
 
 
 def test_delete_with_yes(gpusnap: Gpusnap, workspace: Path, storage: list[str]) -> None:
@@ -264,6 +263,17 @@ def test_doctor_says_what_is_wrong(gpusnap: Gpusnap, storage: list[str]) -> None
     ended = gpusnap.run("doctor", *storage[:-1], "/nonexistent/repo")
     assert ended.code == 1
     assert any(line.startswith("failed  storage") and line.endswith(")") for line in ended.stdout.splitlines())
+
+
+def test_credentials_are_sent_when_asked_for(agent: Daemon, seaweed: SeaweedServer, bucket: str) -> None:
+    place = ["--provider", "custom", "--bucket", bucket, "--endpoint", seaweed.endpoint, "--region", REGION]
+    keys = {"AWS_ACCESS_KEY_ID": seaweed.access_key, "AWS_SECRET_ACCESS_KEY": seaweed.secret_key}
+    ok(Gpusnap(agent.address, environ=keys).run("doctor", *place, "--send-credentials"))
+    wrong = Gpusnap(agent.address, environ={**keys, "AWS_SECRET_ACCESS_KEY": "wrong"})
+    ended = wrong.run("doctor", *place, "--send-credentials")
+    assert ended.code == 1
+    assert [line.split()[:3] for line in ended.stdout.splitlines()][-1] == ["failed", "storage", "bucket"]
+    assert "wrong" not in ended.stdout + ended.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error(gpusnap: Gpusnap, workspace: Path, storage: list[str]) -> None:
