@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -78,6 +79,12 @@ def program_beside_python(name: str) -> str:
     if found is None:
         raise FileNotFoundError(f"{name}: not found beside {sys.executable} nor on PATH")
     return found
+
+
+def show_command(variables: Mapping[str, str], command: Sequence[str]) -> str:
+    """Writes a command with its variables as a shell takes it."""
+    settings = [f"{name}={shlex.quote(value)}" for name, value in variables.items()]
+    return " ".join([*settings, *map(shlex.quote, command)])
 
 
 def free_port(taken: set[int], offset: int = 0) -> int:

@@ -7,9 +7,17 @@ import http.client
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import IO
 
-from controller_client.demo.children import free_port, kill_child, program_beside_python, start_child, stop_child
+from controller_client.demo.children import (
+    free_port,
+    kill_child,
+    program_beside_python,
+    show_command,
+    start_child,
+    stop_child,
+)
 
 _SERVERS = ("master", "volume", "filer", "s3", "admin")
 # SeaweedFS expects the gRPC port of each of its servers here, and its worker finds the admin server in no other way.
@@ -27,12 +35,14 @@ class Seaweed:
         folder: an existing folder for its data and its log.
         access_key: the access key id of its administrator.
         secret_key: that key's secret.
+        buckets: buckets to make at the first start.
     """
 
-    def __init__(self, folder: str, access_key: str, secret_key: str) -> None:
+    def __init__(self, folder: str, access_key: str, secret_key: str, buckets: Sequence[str] = ()) -> None:
         self.folder = folder
         self.access_key = access_key
         self.secret_key = secret_key
+        self._buckets = tuple(buckets)
         self._log: IO[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._ports: dict[str, int] = {}
@@ -41,6 +51,12 @@ class Seaweed:
     def endpoint(self) -> str:
         """The URL of its S3 interface."""
         return f"http://127.0.0.1:{self._ports['s3']}"
+
+    @property
+    def command_line(self) -> str:
+        """How a shell starts it again."""
+        keys = {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}
+        return show_command(keys, self._arguments())
 
     @property
     def running(self) -> bool:
@@ -118,6 +134,7 @@ class Seaweed:
             "-master.telemetry=false",
             "-master.volumeSizeLimitMB=64",
             "-volume.max=0",
+            f"-bucket={','.join(self._buckets)}",
         ]
 
     def _answers(self) -> bool:
