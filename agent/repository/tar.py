@@ -53,7 +53,7 @@ def member_header(entry: Entry) -> bytes:
 
 def member_bound(entry: Entry) -> int:
     """Returns the most bytes that the entry's member can take, cheaply."""
-    names = len(entry.path) + len(entry.link_target) + sum(len(n) + len(v) + 64 for n, v in entry.xattrs)
+    names = len(entry.path) + len(entry.link_target) + sum(3 * len(n) + len(v) + 64 for n, v in entry.xattrs)
     sparse_map = padded(48 * (len(entry.extents) + 2)) if entry.sparse else 0
     return 3 * BLOCK + padded(names + 512) + sparse_map + padded(entry.data_size)
 
@@ -85,7 +85,7 @@ def _records(entry: Entry, name: bytes, size: int) -> bytes:
         records.append(_record(b"gid", b"%d" % entry.gid))
     if entry.mtime_ns % _SECOND or not 0 <= entry.mtime_ns <= _MAX_OCTAL_11 * _SECOND:
         records.append(_record(b"mtime", _seconds(entry.mtime_ns)))
-    records += [_record(b"SCHILY.xattr." + key, value) for key, value in entry.xattrs]
+    records += [_record(b"SCHILY.xattr." + _keyword(name), value) for name, value in entry.xattrs]
     return b"".join(records)
 
 
@@ -96,6 +96,11 @@ def _record(key: bytes, value: bytes) -> bytes:
     if len(str(length)) > len(str(rest)):
         length += 1
     return b"%d %s=%s\n" % (length, key, value)
+
+
+def _keyword(name: bytes) -> bytes:
+    """Returns an attribute's name as GNU tar writes it: a keyword must not hold "="."""
+    return name.replace(b"%", b"%25").replace(b"=", b"%3D")
 
 
 def _seconds(time_ns: int) -> bytes:
