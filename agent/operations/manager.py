@@ -7,11 +7,13 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from typing import TypeVar
 
 import msgspec
 
 from agent.config.model import Config
 from agent.errors import (
+    GpusnapError,
     OperationNotFoundError,
     RequestIdReusedError,
     ShuttingDownError,
@@ -37,6 +39,7 @@ STOP_SECONDS = 10.0
 """How long the end of operations that were asked to stop is waited for; each is killed well before."""
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 class OperationManager:
@@ -55,7 +58,7 @@ class OperationManager:
         self._observer = observer
         self._workers_lock = workers_lock
         self._live: dict[str, LiveOperation] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._ended: OrderedDict[str, tuple[OperationRecord, EventLog]] = OrderedDict()
         self._admission = asyncio.Lock()
         self._draining = False
@@ -106,7 +109,9 @@ class OperationManager:
         if self._draining:
             raise ShuttingDownError("the agent is shutting down and starts nothing new")
         request = await asyncio.to_thread(check_order, order, self._config)
-        return await asyncio.shield(asyncio.ensure_future(self._admit(order, request)))
+        admission = asyncio.ensure_future(self._admit(order, request))
+        self._hold(admission)
+        return await asyncio.shield(admission)
 
     async def get(self, name: str) -> OperationRecord:
         """Returns one operation.
@@ -239,10 +244,19 @@ class OperationManager:
     def _launch(self, record: OperationRecord, request: Request) -> LiveOperation:
         operation = LiveOperation(record, request, self._journal, self._observer, self._workers_lock)
         self._live[record.name] = operation
-        task = asyncio.ensure_future(self._run(record.name, operation))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._hold(asyncio.ensure_future(self._run(record.name, operation)))
         return operation
+
+    def _hold(self, task: asyncio.Task[_T]) -> None:
+        """Keeps a task until it is done: the event loop itself would forget one that nobody awaits."""
+        self._tasks.add(task)
+        task.add_done_callback(self._release)
+
+    def _release(self, task: asyncio.Task[_T]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, GpusnapError):
+            _log.error("a defect of the agent", exc_info=error)
 
     async def _run(self, name: str, operation: LiveOperation) -> None:
         try:

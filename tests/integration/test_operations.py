@@ -121,6 +121,7 @@ def test_a_client_that_leaves_changes_nothing_and_comes_back(
     assert numbers == sorted(set(numbers))
     assert states(before + after) == ["PENDING", "RUNNING", "SUCCEEDED"]
     assert after[-1].completed.result.totals.models.files == FILES
+    assert get(stub, before[0].operation).progress.stages
     # Whoever attaches after the end gets the same.
     assert states(watch(stub, before[0].operation)) == ["PENDING", "RUNNING", "SUCCEEDED"]
 
