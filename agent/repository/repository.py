@@ -38,6 +38,9 @@ READS_AT_ONCE = 16
 MANIFESTS_PER_BATCH = 128
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class RepositoryInfo(msgspec.Struct, frozen=True):
     """What repository.json says. ``encryption`` is for later versions: a reader of this one refuses it."""
 
@@ -45,7 +48,13 @@ class RepositoryInfo(msgspec.Struct, frozen=True):
     id: str
     chunk_size: int
     created: str
-    encryption: msgspec.Raw | None = None
+    encryption: msgspec.Raw = _NULL
+
+
+class _Version(msgspec.Struct, frozen=True):
+    """What every version of repository.json has."""
+
+    format_version: int
 
 
 class Repository:
@@ -71,14 +80,13 @@ class Repository:
             return None
         where = f"{self._store.location}/{keys.REPOSITORY}"
         try:
+            version = msgspec.json.decode(raw, type=_Version).format_version
+            if version != FORMAT_VERSION:
+                raise RepositoryVersionError(f"{where} says format version {version}; known here is {FORMAT_VERSION}")
             info = msgspec.json.decode(raw, type=RepositoryInfo)
         except msgspec.DecodeError as error:
             raise DataLossError(f"{where} is damaged: {error}") from error
-        if info.format_version != FORMAT_VERSION:
-            raise RepositoryVersionError(
-                f"{where} says format version {info.format_version}; this version knows {FORMAT_VERSION}"
-            )
-        if info.encryption is not None and bytes(info.encryption) != b"null":
+        if info.encryption != _NULL:
             raise RepositoryVersionError(f"{where} says that the repository is encrypted, which is not known here")
         return info
 
