@@ -12,7 +12,7 @@ from agent.errors import DamagedChunk
 from agent.pipeline.crew import POLL_SECONDS, Crew
 from agent.repository import keys
 from agent.restore.plan import Job, RestorePlan
-from agent.storage.engine import IncomingFile, TransferEngine
+from agent.storage.engine import Incoming, TransferEngine
 
 FETCH_ATTEMPTS = 3
 """A chunk that arrives damaged is fetched so often before it counts as lost: the damage may be on the way."""
@@ -27,7 +27,7 @@ class Fetched(msgspec.Struct, frozen=True):
 
     job: Job
     attempt: int
-    future: Future[IncomingFile]
+    future: Future[Incoming]
 
 
 class Fetcher:

@@ -18,7 +18,7 @@ from agent.restore.fetch import Damage, Fetched, Fetcher
 from agent.restore.plan import LargeFile, PackJob, SegmentJob, SegmentTarget
 from agent.restore.selection import Selection
 from agent.restore.writer import Writer, write_content
-from agent.storage.engine import IncomingFile
+from agent.storage.engine import Incoming
 
 _IN_PACKS = frozenset(
     {EntryType.FILE, EntryType.SYMLINK, EntryType.FIFO, EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE}
@@ -65,23 +65,23 @@ class Worker:
     def _handle(self, fetched: Fetched) -> None:
         job = fetched.job
         try:
-            file = fetched.future.result()
+            incoming = fetched.future.result()
         except ObjectNotFoundError:
             self._lost(fetched, "its object is missing in the store")
             return
         try:
             if isinstance(job, PackJob):
-                self._write_pack(job, file)
+                self._write_pack(job, incoming)
             else:
-                self._write_segment(job, file)
+                self._write_segment(job, incoming)
         except DataLossError as error:
-            file.release()
+            incoming.release()
             if not self._fetcher.again(fetched):
                 self._lost(fetched, error.message)
             return
         finally:
-            file.release()
-        report = file.report
+            incoming.release()
+        report = incoming.report
         self._meter.add(Stage.DOWNLOAD, report.stored_bytes, busy_seconds=report.seconds)
         self._emit(
             ChunkFinished(
@@ -96,9 +96,9 @@ class Worker:
         )
         self._fetcher.done()
 
-    def _write_pack(self, job: PackJob, file: IncomingFile) -> None:
+    def _write_pack(self, job: PackJob, incoming: Incoming) -> None:
         begun = time.monotonic()
-        raw = self._decoder.pack(file.path, job.chunk)
+        raw = self._decoder.pack(incoming.view, job.chunk)
         decoded = time.monotonic()
         self._meter.add(Stage.DECOMPRESS, len(raw), busy_seconds=decoded - begun)
         count = size = models = 0
@@ -113,7 +113,7 @@ class Worker:
         run = self._manifest.run_of_entries(job.first, job.count)
         return [entry for entry in run if entry.type in _IN_PACKS and self._selection.covers(entry.path)]
 
-    def _write_segment(self, job: SegmentJob, file: IncomingFile) -> None:
+    def _write_segment(self, job: SegmentJob, incoming: Incoming) -> None:
         begun = time.monotonic()
         writing = 0.0
         by_file: dict[int, list[SegmentTarget]] = {}
@@ -121,7 +121,7 @@ class Worker:
             by_file.setdefault(target.file.number, []).append(target)
         groups = list(by_file.values())
         for start in range(0, len(groups), FILES_AT_ONCE):
-            writing += self._write_into(groups[start : start + FILES_AT_ONCE], job, file)
+            writing += self._write_into(groups[start : start + FILES_AT_ONCE], job, incoming)
         size = sum(target.size for target in job.targets)
         models = sum(target.size for target in job.targets if target.file.entry.model)
         self._meter.add(Stage.DECOMPRESS, job.chunk.raw_size, busy_seconds=time.monotonic() - begun - writing)
@@ -129,7 +129,7 @@ class Worker:
         for target in job.targets:
             self._segment_written(target.file)
 
-    def _write_into(self, groups: list[list[SegmentTarget]], job: SegmentJob, file: IncomingFile) -> float:
+    def _write_into(self, groups: list[list[SegmentTarget]], job: SegmentJob, incoming: Incoming) -> float:
         """Writes a segment into some files, each with all its places; returns the seconds that writing took."""
         writing = 0.0
         fds: list[int] = []
@@ -151,7 +151,7 @@ class Worker:
                 self._writer.begin_large(group[0].file)
                 fds.append(self._writer.open_large(group[0].file))
             places = [(target, fd) for group, fd in zip(groups, fds, strict=True) for target in group]
-            self._decoder.stream(file.path, job.chunk, take)
+            self._decoder.stream(incoming.view, job.chunk, take)
         finally:
             for fd in fds:
                 os.close(fd)

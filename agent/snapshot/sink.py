@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -12,12 +11,11 @@ from blake3 import blake3
 
 from agent.events import ChunkFinished, ChunkKind, Emit, Stage
 from agent.pipeline.crew import Allowance, Crew, Stopwatch
-from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter
 from agent.repository import keys
 from agent.repository.frame import Encoder, max_stored_size
 from agent.repository.model import Chunk
-from agent.storage.engine import OutgoingFile, TransferEngine, TransferReport
+from agent.storage.engine import Outgoing, TransferEngine, TransferReport
 
 UPLOADS_AT_ONCE = 256
 """Uploads under way at most; the engine's staging budget usually bounds them sooner."""
@@ -69,17 +67,17 @@ class ChunkSink:
             return chunk
         self._crew.check()
         self._uploads.take(1)
-        file = self._engine.outgoing(max_stored_size(len(raw)))
+        outgoing = self._engine.outgoing(max_stored_size(len(raw)))
         try:
             with watch:
-                stored_size = self._write(file, raw, encoder)
+                stored_size = self._write(outgoing, raw, encoder)
             self._meter.add(Stage.COMPRESS, len(raw), busy_seconds=watch.seconds)
         except BaseException:
-            file.release()
+            outgoing.release()
             raise
         with self._lock:
             self._stored_sizes[chunk.id] = stored_size
-        future = self._engine.upload(file, keys.chunk(chunk.id))
+        future = self._engine.upload(outgoing, keys.chunk(chunk.id))
         future.add_done_callback(lambda done: self._finished(chunk, done))
         return chunk
 
@@ -96,20 +94,12 @@ class ChunkSink:
         """Returns the chunk table of the archive that is made of ``chunks``; call it after ``wait``."""
         return [Chunk(chunk.id, chunk.raw_size, self._stored_sizes[chunk.id], chunk.kind) for chunk in chunks]
 
-    def _write(self, file: OutgoingFile, raw: memoryview, encoder: Encoder) -> int:
+    def _write(self, outgoing: Outgoing, raw: memoryview, encoder: Encoder) -> int:
         size = 0
-        with local_errors(f"a chunk could not be written to {file.path}"):
-            fd = os.open(file.path, os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                for piece in encoder.pieces(raw):
-                    view = memoryview(piece)
-                    while view:
-                        self._crew.check()
-                        written = os.write(fd, view)
-                        size += written
-                        view = view[written:]
-            finally:
-                os.close(fd)
+        for piece in encoder.pieces(raw):
+            self._crew.check()
+            outgoing.write(piece)
+            size += len(piece)
         return size
 
     def _finished(self, chunk: ChunkRef, future: Future[TransferReport]) -> None:

@@ -95,6 +95,12 @@ class DirectoryStore:
             file.seek(max(size - length, 0))
             return file.read(length), size
 
+    def read_into(self, key: str, buffer: memoryview) -> tuple[int, int]:
+        """Reads as much of the object as fits; returns the bytes that were read, and its whole size."""
+        with self._errors(key), self._open(key) as file:
+            size = os.fstat(file.fileno()).st_size
+            return file.readinto(buffer[:size]), size  # type: ignore[attr-defined]
+
     def download(self, key: str, path: str) -> None:
         """Copies the object to a new local file."""
         with self._errors(key), self._open(key) as source, new_local(path) as target:
@@ -172,8 +178,8 @@ class DirectoryStore:
 
     def _rename(self, path: str, final: str) -> None:
         for attempt in range(RENAME_ATTEMPTS):
-            made = self._make_folders(os.path.dirname(final))
             try:
+                made = self._make_folders(os.path.dirname(final))
                 os.rename(path, final)
             except FileNotFoundError:
                 if attempt + 1 == RENAME_ATTEMPTS or not os.path.exists(path):

@@ -1,4 +1,4 @@
-"""The transfer engine of a store in a folder: it renames, and copies nothing."""
+"""The transfer engine of a store in a folder: it renames what goes out, and reads what comes in into reused memory."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.errors import NoSpaceError
+from agent.storage.arena import Arena, Room
 from agent.storage.directory import DirectoryStore
-from agent.storage.engine import IncomingFile, OutgoingFile, TransferReport
+from agent.storage.engine import Incoming, Outgoing, TransferReport
 from agent.storage.local import create_local, remove_file
+from agent.storage.outgoing_file import OutgoingFile
 from agent.storage.staging import Budget, cancelled
 
 _T = TypeVar("_T")
 
 
 class DirectoryEngine:
-    """Moves chunks into and out of a ``DirectoryStore`` by renaming; no byte is copied.
+    """Moves chunks into and out of a ``DirectoryStore``.
+
+    Objects are read into memory and not mapped: others may cut a file of the store at any time, and then touching the
+    mapping kills the process, while a read only comes out short. Many reads at once also suit a store on a network.
 
     Args:
         store: where the objects are.
-        capacity: bytes on their way at once.
+        capacity: bytes on their way at once; what comes in also stays within an arena.
         threads: transfers at once; each waits for the disk most of the time.
     """
 
@@ -34,6 +39,7 @@ class DirectoryEngine:
     def __init__(self, store: DirectoryStore, capacity: int, threads: int) -> None:
         self._store = store
         self._budget = Budget(capacity)
+        self._arena = Arena(capacity)
         self._pool = ThreadPoolExecutor(threads, "directory-engine")
         self._lock = threading.Lock()
         self._folder = ""
@@ -43,38 +49,43 @@ class DirectoryEngine:
         """Returns an empty file in the store's own folder for temporary names."""
         charge = self._budget.acquire(size)
         try:
-            free = self._store.free_bytes()
-            if free < size:
-                raise NoSpaceError(f"the store {self._store.location} has {free:,} bytes free, {size:,} are needed")
+            if self._store.free_bytes() < size:
+                raise self._full(size)
             path = os.path.join(self._own_folder(), secrets.token_hex(8))
-            create_local(path).close()
+            file = create_local(path)
         except BaseException:
             self._budget.release(charge)
             raise
-        return _Outgoing(path, self._budget, charge)
 
-    def upload(self, file: OutgoingFile, key: str) -> Future[TransferReport]:
+        def give_back() -> None:
+            remove_file(path)
+            self._budget.release(charge)
+
+        return OutgoingFile(path, file, lambda: self._full(size), give_back)
+
+    def upload(self, outgoing: Outgoing, key: str) -> Future[TransferReport]:
         """Makes the file durable and renames it to its key."""
+        assert isinstance(outgoing, OutgoingFile)
 
         def adopt() -> TransferReport:
             start = time.monotonic()
-            size = self._store.adopt(file.path, key)
-            file.release()
+            outgoing.finish()
+            size = self._store.adopt(outgoing.path, key)
+            outgoing.release()
             return TransferReport(size, time.monotonic() - start, 1)
 
-        return self._submit(adopt, file.release)
+        return self._submit(adopt, outgoing.release)
 
-    def download(self, key: str, size: int) -> Future[IncomingFile]:
-        """Hands out the object's own file, once it is known to exist."""
-        charge = self._budget.acquire(size)
+    def download(self, key: str, size: int) -> Future[Incoming]:
+        """Reads the object into memory."""
+        room = self._arena.take(size + 1)
 
-        def find() -> IncomingFile:
+        def read() -> Incoming:
             start = time.monotonic()
-            found = self._store.head(key)
-            report = TransferReport(found.size, time.monotonic() - start, 1)
-            return _Incoming(self._store.path_of(key), report, self._budget, charge)
+            count, whole_size = self._store.read_into(key, room.view)
+            return _Incoming(room, count, TransferReport(whole_size, time.monotonic() - start, 1))
 
-        return self._submit(find, lambda: self._budget.release(charge))
+        return self._submit(read, room.release)
 
     def close(self) -> None:
         """Waits for what is running and removes the folder for temporary names."""
@@ -85,6 +96,7 @@ class DirectoryEngine:
         """Fails what waits, and removes every file that is not an object yet."""
         self._aborted = True
         self._budget.abort()
+        self._arena.abort()
         self._pool.shutdown()
         self._remove_folder()
 
@@ -111,6 +123,10 @@ class DirectoryEngine:
             future.set_exception(cancelled())
         return future
 
+    def _full(self, size: int) -> NoSpaceError:
+        free = self._store.free_bytes()
+        return NoSpaceError(f"the store {self._store.location} has {free:,} bytes free, {size:,} are needed")
+
     def _own_folder(self) -> str:
         with self._lock:
             if not self._folder:
@@ -124,35 +140,14 @@ class DirectoryEngine:
             self._folder = ""
 
 
-class _Outgoing:
-    """A file under a temporary name with its share of the budget."""
-
-    def __init__(self, path: str, budget: Budget, charge: int) -> None:
-        self.path = path
-        self._budget = budget
-        self._charge = charge
-        self._lock = threading.Lock()
-
-    def release(self) -> None:
-        with self._lock:
-            charge, self._charge = self._charge, 0
-        remove_file(self.path)
-        if charge:
-            self._budget.release(charge)
-
-
 class _Incoming:
-    """An object's own file with its share of the budget."""
+    """An object in memory."""
 
-    def __init__(self, path: str, report: TransferReport, budget: Budget, charge: int) -> None:
-        self.path = path
+    def __init__(self, room: Room, size: int, report: TransferReport) -> None:
+        self._room = room
+        self.view = room.view[:size].toreadonly()
         self.report = report
-        self._budget = budget
-        self._charge = charge
-        self._lock = threading.Lock()
 
     def release(self) -> None:
-        with self._lock:
-            charge, self._charge = self._charge, 0
-        if charge:
-            self._budget.release(charge)
+        self.view.release()
+        self._room.release()

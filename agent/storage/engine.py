@@ -20,25 +20,28 @@ class TransferReport(msgspec.Struct, frozen=True):
     attempts: int
 
 
-class OutgoingFile(Protocol):
-    """Room for one object that is about to be uploaded. The caller writes ``path`` and hands it to ``upload``."""
+class Outgoing(Protocol):
+    """Room for one object that is about to be uploaded: written by one thread, then handed to ``upload``."""
 
-    @property
-    def path(self) -> str:
-        """The file to write; it exists and is empty."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Appends to the object; ``data`` may be used again afterwards.
+
+        Raises:
+            NoSpaceError, StagingFullError, LocalIoError: there is no room for it, or its disk fails.
+        """
         ...
 
     def release(self) -> None:
-        """Gives the room back without uploading and removes the file. Further calls do nothing."""
+        """Gives the room back without uploading. Further calls do nothing."""
         ...
 
 
-class IncomingFile(Protocol):
-    """One downloaded object as a local file, to be read and then released."""
+class Incoming(Protocol):
+    """One downloaded object, to be read and then released."""
 
     @property
-    def path(self) -> str:
-        """The file to read. It must not be changed: for some engines it is the store's own."""
+    def view(self) -> memoryview:
+        """The stored bytes, valid until ``release``. They must not be changed."""
         ...
 
     @property
@@ -47,16 +50,16 @@ class IncomingFile(Protocol):
         ...
 
     def release(self) -> None:
-        """Gives the room back. Further calls do nothing."""
+        """Gives the room back: ``view`` and every part of it must not be used any more. Further calls do nothing."""
         ...
 
 
 class TransferEngine(Protocol):
-    """Moves chunks between local files and a store. All methods may be called from any thread.
+    """Moves chunks between this machine and a store. All methods may be called from any thread.
 
     Futures fail with ObjectNotFoundError, StorageAccessDeniedError, BucketNotFoundError, StorageUnavailableError (the
-    store failed for longer than the retries last), NoSpaceError or StagingFullError (no room in the staging folder),
-    EngineUnavailableError, or CancelledError (``abort`` was called).
+    store failed for longer than the retries last), NoSpaceError or StagingFullError (no room in memory or in the
+    staging folder), EngineUnavailableError, or CancelledError (``abort`` was called).
     """
 
     @property
@@ -64,23 +67,24 @@ class TransferEngine(Protocol):
         """The engine's name: "s5cmd", "directory"."""
         ...
 
-    def outgoing(self, size: int) -> OutgoingFile:
+    def outgoing(self, size: int) -> Outgoing:
         """Returns room for an object of at most ``size`` bytes; blocks while the budget is used up.
 
         Raises:
             CancelledError: ``abort`` was called meanwhile.
-            StagingFullError: the staging folder cannot hold it even when nothing else is there.
+            NoSpaceError, StagingFullError: it cannot be held even when nothing else is there.
         """
         ...
 
-    def upload(self, file: OutgoingFile, key: str) -> Future[TransferReport]:
-        """Uploads what was written; done once the store has confirmed the object. Releases ``file`` in any case."""
+    def upload(self, outgoing: Outgoing, key: str) -> Future[TransferReport]:
+        """Uploads what was written; done once the store has confirmed the object. Releases ``outgoing`` in any case."""
         ...
 
-    def download(self, key: str, size: int) -> Future[IncomingFile]:
+    def download(self, key: str, size: int) -> Future[Incoming]:
         """Fetches an object of ``size`` stored bytes; blocks while the budget is used up, raising as ``outgoing``.
 
-        The caller releases the result. An object that turns out to have another size is delivered as it is.
+        The caller releases the result. An object that turns out to have another size is delivered too, and its report
+        has that size; of one that is longer, ``view`` may hold only the beginning, yet more than ``size`` bytes.
         """
         ...
 

@@ -9,9 +9,10 @@ from concurrent.futures import Future
 from agent.config.model import StorageConfig, TransferConfig
 from agent.config.provider import ResolvedStorage
 from agent.errors import GpusnapError, NoSpaceError
-from agent.storage.engine import IncomingFile, OutgoingFile, TransferReport
+from agent.storage.engine import Incoming, Outgoing, TransferReport
 from agent.storage.keys import check_key, clean_prefix, join
-from agent.storage.local import size_of
+from agent.storage.local import map_local
+from agent.storage.outgoing_file import OutgoingFile
 from agent.storage.retry import RetryPolicy
 from agent.storage.s5cmd_lane import Lane, Transfer
 from agent.storage.s5cmd_lines import DOWNLOAD_CONCURRENCY, download_line, upload_line
@@ -58,36 +59,37 @@ class S5cmdEngine:
 
     def outgoing(self, size: int) -> OutgoingFile:
         """Returns an empty staged file; blocks while the staging budget is used up."""
-        return self._area.create(size)
+        staged, file = self._area.create(size)
+        return OutgoingFile(staged.path, file, lambda: self._area.full(size), staged.release)
 
-    def upload(self, file: OutgoingFile, key: str) -> Future[TransferReport]:
+    def upload(self, outgoing: Outgoing, key: str) -> Future[TransferReport]:
         """Uploads a staged file with one PUT."""
+        assert isinstance(outgoing, OutgoingFile)
         future: Future[TransferReport] = Future()
         future.set_running_or_notify_cancel()
+        path = outgoing.path
         try:
-            size = size_of(file.path)
-            line = upload_line(file.path, self._url(key), self._region)
+            size = outgoing.finish()
+            line = upload_line(path, self._url(key), self._region)
         except GpusnapError as error:
-            file.release()
-            # An abort may have removed the file while its owner was still writing it.
-            future.set_exception(cancelled() if self._ended else error)
+            outgoing.release()
+            future.set_exception(error)
             return future
 
         def done(seconds: float, attempts: int, error: GpusnapError | None) -> None:
-            file.release()
+            outgoing.release()
             if error:
                 future.set_exception(error)
             else:
                 future.set_result(TransferReport(size, seconds, attempts))
 
-        self._submit(
-            "upload", self._transfer.connections, Transfer(file.path, line, self._location, self._full(key), done)
-        )
+        transfer = Transfer(path, line, self._location, self._full(key), done)
+        self._submit("upload", self._transfer.connections, transfer)
         return future
 
-    def download(self, key: str, size: int) -> Future[IncomingFile]:
+    def download(self, key: str, size: int) -> Future[Incoming]:
         """Fetches an object into the staging folder over up to four connections."""
-        future: Future[IncomingFile] = Future()
+        future: Future[Incoming] = Future()
         future.set_running_or_notify_cancel()
         url = self._url(key)
         file = self._area.reserve(size)
@@ -96,7 +98,7 @@ class S5cmdEngine:
             try:
                 if error:
                     raise self._area.full(size) if isinstance(error, NoSpaceError) else error
-                incoming = _Incoming(file, TransferReport(size_of(file.path), seconds, attempts))
+                incoming = _Incoming(file, seconds, attempts)
             except GpusnapError as problem:
                 file.release()
                 future.set_exception(problem)
@@ -156,12 +158,17 @@ class S5cmdEngine:
 
 
 class _Incoming:
-    """A downloaded object in the staging folder."""
+    """A downloaded object, mapped from the staging folder.
 
-    def __init__(self, file: StagedFile, report: TransferReport) -> None:
-        self._file = file
-        self.path = file.path
-        self.report = report
+    Mapping is safe here: s5cmd has written every byte of the file and has let go of it, and nobody else has the folder.
+    """
+
+    def __init__(self, staged: StagedFile, seconds: float, attempts: int) -> None:
+        self._staged = staged
+        self.path = staged.path
+        self.view = map_local(staged.path)
+        self.report = TransferReport(len(self.view), seconds, attempts)
 
     def release(self) -> None:
-        self._file.release()
+        self.view.release()  # unmapped with the last part of it that a frame of a traceback may still hold
+        self._staged.release()

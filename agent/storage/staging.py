@@ -6,6 +6,7 @@ import os
 import secrets
 import threading
 from collections import deque
+from typing import BinaryIO
 
 from agent.errors import CancelledError, NoSpaceError, StagingFullError
 from agent.storage.local import create_local, free_bytes, remove_file
@@ -146,18 +147,17 @@ class StagingArea:
             raise
         return file
 
-    def create(self, size: int) -> StagedFile:
-        """Reserves room and creates the empty file. Raises as ``reserve``, and LocalPermissionError."""
-        file = self.reserve(size)
+    def create(self, size: int) -> tuple[StagedFile, BinaryIO]:
+        """Reserves room and opens the new file for writing. Raises as ``reserve``, and LocalPermissionError."""
+        staged = self.reserve(size)
         try:
-            create_local(file.path).close()
+            return staged, create_local(staged.path)
         except NoSpaceError as error:
-            file.release()
+            staged.release()
             raise self.full(size) from error
         except BaseException:
-            file.release()
+            staged.release()
             raise
-        return file
 
     def give_back(self, file: StagedFile, charge: int) -> None:
         """Ends a reservation; called by ``StagedFile.release``."""

@@ -10,7 +10,9 @@ import pytest
 from agent.config.model import Provider, StorageConfig, TransferConfig
 from agent.errors import BucketNotFoundError
 from agent.storage.directory import INCOMING, LEFTOVER_SECONDS
+from agent.storage.engine import TransferEngine
 from agent.storage.open import engine_reason, open_engine, open_store
+from agent.storage.outgoing_file import OutgoingFile
 
 
 @pytest.fixture
@@ -25,33 +27,55 @@ def storage(folder: Path) -> StorageConfig:
     return StorageConfig(provider=Provider.LOCAL, endpoint=str(folder), prefix="models")
 
 
-def test_no_byte_is_copied(storage: StorageConfig, folder: Path, tmp_path: Path) -> None:
+def outgoing_file(engine: TransferEngine, data: bytes) -> OutgoingFile:
+    outgoing = engine.outgoing(len(data))
+    assert isinstance(outgoing, OutgoingFile)
+    outgoing.write(data)
+    return outgoing
+
+
+def test_uploads_are_renamed_and_not_copied(storage: StorageConfig, folder: Path, tmp_path: Path) -> None:
     engine = open_engine(storage, TransferConfig(), str(tmp_path / "no-staging-needed"))
     assert engine.name == "directory"
     assert engine_reason(storage, TransferConfig()) == "the store is a local folder"
-    file = engine.outgoing(5)
-    Path(file.path).write_bytes(b"12345")
-    inode = os.stat(file.path).st_ino
-    engine.upload(file, "chunks/ab/object").result(30.0)
+    outgoing = outgoing_file(engine, b"12345")
+    inode = os.stat(outgoing.path).st_ino
+    engine.upload(outgoing, "chunks/ab/object").result(30.0)
     final = folder / "models/chunks/ab/object"
     assert final.stat().st_ino == inode
-    incoming = engine.download("chunks/ab/object", 5).result(30.0)
-    assert incoming.path == str(final)
-    incoming.release()
     assert final.read_bytes() == b"12345"
+    engine.close()
+
+
+def test_a_file_that_is_cut_after_its_download_does_no_harm(storage: StorageConfig, folder: Path) -> None:
+    engine = open_engine(storage, TransferConfig(), "")
+    engine.upload(outgoing_file(engine, b"12345" * 10_000), "object").result(30.0)
+    incoming = engine.download("object", 50_000).result(30.0)
+    os.truncate(folder / "models/object", 0)
+    assert incoming.view == b"12345" * 10_000
+    incoming.release()
+    with pytest.raises(ValueError, match="released"):
+        len(incoming.view)
     engine.close()
 
 
 def test_unfinished_files_are_not_objects(storage: StorageConfig) -> None:
     engine = open_engine(storage, TransferConfig(), "")
     store = open_store(storage)
-    file = engine.outgoing(5)
-    Path(file.path).write_bytes(b"12345")
+    outgoing = outgoing_file(engine, b"12345")
     assert list(store.list("")) == []
     assert list(store.list(".")) == []
     assert list(store.list_folders("")) == []
     engine.abort()
-    assert not os.path.exists(file.path)
+    assert not os.path.exists(outgoing.path)
+
+
+def test_released_room_leaves_no_file(storage: StorageConfig) -> None:
+    engine = open_engine(storage, TransferConfig(), "")
+    outgoing = outgoing_file(engine, b"12345")
+    outgoing.release()
+    assert not os.path.exists(outgoing.path)
+    engine.close()
 
 
 def test_leftovers_of_killed_processes_are_removed_once_they_are_old(storage: StorageConfig, folder: Path) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -14,7 +13,7 @@ import pytest
 
 from agent.config.model import Provider, StorageConfig, TransferConfig
 from agent.errors import BucketNotFoundError, CancelledError, InvalidRequestError, NoSpaceError, ObjectNotFoundError
-from agent.storage.engine import IncomingFile, TransferEngine
+from agent.storage.engine import Incoming, TransferEngine, TransferReport
 from agent.storage.open import open_engine, open_store
 from agent.storage.store import Store
 from tests.support.processes import children_called
@@ -53,17 +52,23 @@ def store(storage: StorageConfig) -> Iterator[Store]:
     opened.close()
 
 
+def start_upload(engine: TransferEngine, key: str, data: bytes) -> Future[TransferReport]:
+    outgoing = engine.outgoing(len(data))
+    half = len(data) // 2
+    outgoing.write(data[:half])
+    outgoing.write(memoryview(data)[half:])
+    return engine.upload(outgoing, key)
+
+
 def upload(engine: TransferEngine, key: str, data: bytes) -> None:
-    file = engine.outgoing(len(data))
-    Path(file.path).write_bytes(data)
-    report = engine.upload(file, key).result(SECONDS)
+    report = start_upload(engine, key, data).result(SECONDS)
     assert report.stored_bytes == len(data)
     assert report.attempts >= 1
     assert report.seconds >= 0.0
 
 
-def take(incoming: IncomingFile) -> bytes:
-    data = Path(incoming.path).read_bytes()
+def take(incoming: Incoming) -> bytes:
+    data = bytes(incoming.view)
     assert incoming.report.stored_bytes == len(data)
     incoming.release()
     incoming.release()
@@ -83,10 +88,15 @@ def test_objects_come_back(engine: TransferEngine, store: Store, size: int) -> N
     engine.close()
 
 
-def test_an_object_of_another_size_is_delivered_as_it_is(engine: TransferEngine) -> None:
-    upload(engine, "chunks/ab/object", b"12345")
-    assert download(engine, "chunks/ab/object", 3) == b"12345"
-    assert download(engine, "chunks/ab/object", 5000) == b"12345"
+@pytest.mark.parametrize(("size", "expected"), [(5, 5000), (5, 0), (5000, 40 * MIB), (40 * MIB, 5000), (40 * MIB, 0)])
+def test_an_object_of_another_size_is_delivered_too(engine: TransferEngine, size: int, expected: int) -> None:
+    data = random.Random(size).randbytes(size)
+    upload(engine, "chunks/ab/object", data)
+    incoming = engine.download("chunks/ab/object", expected).result(SECONDS)
+    assert incoming.report.stored_bytes == size
+    assert min(size, expected + 1) <= len(incoming.view)
+    assert incoming.view == data[: len(incoming.view)]
+    incoming.release()
 
 
 def test_a_missing_object_is_named(engine: TransferEngine) -> None:
@@ -98,10 +108,8 @@ def test_a_missing_object_is_named(engine: TransferEngine) -> None:
 def test_a_key_cannot_lead_elsewhere(engine: TransferEngine) -> None:
     with pytest.raises(InvalidRequestError):
         engine.download("../../out", 5).result(SECONDS)
-    file = engine.outgoing(5)
     with pytest.raises(InvalidRequestError):
-        engine.upload(file, "../../out").result(SECONDS)
-    assert not os.path.exists(file.path)
+        start_upload(engine, "../../out", b"12345").result(SECONDS)
 
 
 def test_a_missing_bucket_is_named(storage: StorageConfig, staging: Path, tmp_path: Path) -> None:
@@ -118,11 +126,10 @@ def test_a_missing_bucket_is_named(storage: StorageConfig, staging: Path, tmp_pa
 def test_released_room_is_not_uploaded(make_engine: MakeEngine, store: Store) -> None:
     engine = make_engine(TransferConfig(staging_size=MIB))
     for _ in range(3):
-        file = engine.outgoing(MIB)
-        Path(file.path).write_bytes(b"x")
-        file.release()
-        file.release()
-        assert not os.path.exists(file.path)
+        outgoing = engine.outgoing(MIB)
+        outgoing.write(b"x")
+        outgoing.release()
+        outgoing.release()
     engine.close()
     assert list(store.list("")) == []
 
@@ -157,27 +164,31 @@ def test_several_uploads_of_one_object_agree(make_engine: MakeEngine, store: Sto
     assert store.read("chunks/ab/same") == b"same bytes"
 
 
-def test_abort_frees_who_waits_for_room(make_engine: MakeEngine) -> None:
+@pytest.mark.parametrize("direction", ["out", "in"])
+def test_abort_frees_who_waits_for_room(make_engine: MakeEngine, direction: str) -> None:
     engine = make_engine(TransferConfig(staging_size=MIB))
-    held = engine.outgoing(MIB)
-    about_to_wait = threading.Barrier(3)
+    upload(engine, "x", bytes(MIB))
+    held = engine.outgoing(MIB) if direction == "out" else engine.download("x", MIB).result(SECONDS)
+    about_to_wait = threading.Barrier(2)
 
-    def wait(ask: Callable[[], object]) -> None:
+    def wait() -> None:
         about_to_wait.wait(SECONDS)
         with pytest.raises(CancelledError):
-            ask()
+            engine.outgoing(MIB) if direction == "out" else engine.download("x", MIB)
 
-    with ThreadPoolExecutor(2) as pool:
-        waiting = [
-            pool.submit(wait, lambda: engine.outgoing(MIB)),
-            pool.submit(wait, lambda: engine.download("x", MIB)),
-        ]
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
         about_to_wait.wait(SECONDS)
         engine.abort()
-        for each in waiting:
-            each.result(SECONDS)
-    assert not os.path.exists(held.path)
+        waiting.result(SECONDS)
     held.release()
+
+
+def test_what_was_downloaded_outlives_abort(engine: TransferEngine) -> None:
+    upload(engine, "x", b"12345")
+    incoming = engine.download("x", 5).result(SECONDS)
+    engine.abort()
+    assert take(incoming) == b"12345"
 
 
 def test_nothing_starts_after_abort(make_engine: MakeEngine) -> None:
@@ -195,11 +206,7 @@ def test_nothing_starts_after_abort(make_engine: MakeEngine) -> None:
 
 def test_close_waits_for_what_is_running(make_engine: MakeEngine, store: Store) -> None:
     engine = make_engine(TransferConfig(retry_seconds=20.0))
-    futures = []
-    for number in range(20):
-        file = engine.outgoing(1000)
-        Path(file.path).write_bytes(b"x" * 1000)
-        futures.append(engine.upload(file, f"chunks/{number:02}"))
+    futures = [start_upload(engine, f"chunks/{number:02}", b"x" * 1000) for number in range(20)]
     engine.close()
     assert all(future.result(0.0).stored_bytes == 1000 for future in futures)
     assert len(list(store.list("chunks/"))) == 20

@@ -24,7 +24,7 @@ from agent.errors import (
     StorageAccessDeniedError,
     StorageUnavailableError,
 )
-from agent.storage.engine import IncomingFile, TransferEngine, TransferReport
+from agent.storage.engine import Incoming, TransferEngine, TransferReport
 from agent.storage.open import engine_reason, open_engine, open_store
 from tests.support.processes import children_called, is_running, wait_until
 from tests.support.seaweed import SeaweedServer
@@ -71,9 +71,9 @@ def large_object(s3_storage: StorageConfig, large: bytes) -> str:
 
 
 def start_upload(engine: TransferEngine, key: str, data: bytes) -> Future[TransferReport]:
-    file = engine.outgoing(len(data))
-    Path(file.path).write_bytes(data)
-    return engine.upload(file, key)
+    outgoing = engine.outgoing(len(data))
+    outgoing.write(data)
+    return engine.upload(outgoing, key)
 
 
 def staged_bytes(staging: Path) -> int:
@@ -117,7 +117,7 @@ def test_a_killed_s5cmd_is_not_noticed(
     make_engine: MakeEngine, large: bytes, large_object: str, staging: Path, direction: str
 ) -> None:
     engine = make_engine(TransferConfig(retry_seconds=30.0))
-    futures: list[Future[TransferReport]] | list[Future[IncomingFile]]
+    futures: list[Future[TransferReport]] | list[Future[Incoming]]
     if direction == "upload":
         futures = [start_upload(engine, f"chunks/{number}", large) for number in range(3)]
         wait_until(lambda: children_called("s5cmd"), "s5cmd runs")
@@ -131,7 +131,7 @@ def test_a_killed_s5cmd_is_not_noticed(
         if isinstance(result, TransferReport):
             attempts.append(result.attempts)
             continue
-        assert Path(result.path).read_bytes() == large
+        assert result.view == large
         attempts.append(result.report.attempts)
         result.release()
     assert max(attempts) > 1
@@ -179,7 +179,7 @@ def test_a_server_that_comes_back_in_time_is_not_noticed(
     seaweed.start()
     future.result(SECONDS)
     incoming = engine.download("chunks/x", LARGE).result(SECONDS)
-    assert Path(incoming.path).read_bytes() == large
+    assert incoming.view == large
     incoming.release()
 
 
@@ -202,7 +202,7 @@ def test_a_stopped_s5cmd_is_replaced(make_engine: MakeEngine, large: bytes, larg
     os.kill(process, signal.SIGSTOP)
     incoming = engine.download(large_object, LARGE).result(SECONDS)
     assert incoming.report.attempts == 2
-    assert Path(incoming.path).read_bytes() == large
+    assert incoming.view == large
     incoming.release()
     assert not is_running(process)
 
@@ -330,6 +330,22 @@ def test_a_staging_folder_that_is_too_small_is_named_with_numbers(
             engine.download(large_object, 1000).result(SECONDS)
         assert list(staging.iterdir()) == []
         engine.close()
+    finally:
+        subprocess.run(["umount", staging], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_a_staging_folder_that_fills_up_is_named_with_numbers(s3_storage: StorageConfig, staging: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={8 * MIB}", "none", staging], check=True)
+    try:
+        engine = open_engine(s3_storage, TransferConfig(), str(staging))
+        outgoing = engine.outgoing(6 * MIB)
+        (staging / "of-someone-else").write_bytes(bytes(4 * MIB))
+        with pytest.raises(StagingFullError, match=rf"{staging} has [0-9,]+ bytes free.* needs 6,291,456"):
+            outgoing.write(bytes(6 * MIB))
+        outgoing.release()
+        engine.abort()
+        assert list(staging.iterdir()) == []
     finally:
         subprocess.run(["umount", staging], check=True)
 

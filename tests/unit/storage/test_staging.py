@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import CancelledError, PathNotFoundError, StagingFullError
-from agent.storage.staging import MINIMUM_CHARGE, Budget, StagingArea
+from agent.storage.staging import MINIMUM_CHARGE, Budget, StagedFile, StagingArea
 from tests.support.processes import wait_until
 
 MIB = 1 << 20
@@ -83,9 +83,15 @@ def test_abort_frees_who_waits() -> None:
         budget.acquire(1)
 
 
+def create(area: StagingArea, size: int) -> StagedFile:
+    staged, file = area.create(size)
+    file.close()
+    return staged
+
+
 def test_staged_files_are_private_and_unique(tmp_path: Path) -> None:
     area = StagingArea(str(tmp_path), MIB)
-    files = [area.create(0) for _ in range(10)]
+    files = [create(area, 0) for _ in range(10)]
     assert len({file.path for file in files}) == 10
     assert all(os.stat(file.path).st_mode & 0o777 == 0o600 for file in files)
     for file in files:
@@ -96,7 +102,7 @@ def test_staged_files_are_private_and_unique(tmp_path: Path) -> None:
 
 def test_leftovers_beside_a_staged_file_are_removed(tmp_path: Path) -> None:
     area = StagingArea(str(tmp_path), MIB)
-    one, two = area.create(10), area.create(10)
+    one, two = create(area, 10), create(area, 10)
     Path(one.path + "12345").write_bytes(b"half")
     one.clear()
     assert [path.name for path in tmp_path.iterdir()] == [os.path.basename(two.path)]
@@ -104,11 +110,11 @@ def test_leftovers_beside_a_staged_file_are_removed(tmp_path: Path) -> None:
 
 def test_clear_empties_the_folder_and_the_budget(tmp_path: Path) -> None:
     area = StagingArea(str(tmp_path), MIB)
-    file = area.create(MIB)
+    file = create(area, MIB)
     Path(file.path + "12345").write_bytes(b"half")
     area.clear()
     assert list(tmp_path.iterdir()) == []
-    area.create(MIB).release()
+    create(area, MIB).release()
     Path(file.path).write_bytes(b"written again by a thread that did not know")
     file.release()
     assert list(tmp_path.iterdir()) == []
@@ -117,12 +123,12 @@ def test_clear_empties_the_folder_and_the_budget(tmp_path: Path) -> None:
 def test_what_can_never_fit_is_refused_by_numbers(tmp_path: Path) -> None:
     area = StagingArea(str(tmp_path), MIB)
     with pytest.raises(StagingFullError, match="1,152,921,504,606,846,976") as caught:
-        area.create(1 << 60)
+        create(area, 1 << 60)
     assert caught.value.metadata["needed_bytes"] == str(1 << 60)
-    area.create(1).release()
+    create(area, 1).release()
 
 
 def test_a_missing_staging_folder_is_named(tmp_path: Path) -> None:
     area = StagingArea(str(tmp_path / "missing"), MIB)
     with pytest.raises(PathNotFoundError, match="missing"):
-        area.create(1)
+        create(area, 1)

@@ -1,0 +1,130 @@
+"""The memory that objects on their way share: one piece, used again and again."""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import deque
+
+from agent.errors import NoSpaceError
+from agent.pipeline.memory import anonymous
+from agent.storage.staging import cancelled
+
+ARENA_BYTES = 256 << 20
+"""The most that an arena takes: four of the largest chunks. More would only wait for the threads that write."""
+
+GRAIN = 64 << 10
+"""Rooms begin and end at multiples of this, which also bounds how many tiny objects are under way."""
+
+
+class Room:
+    """A part of an arena that belongs to one object until it is released."""
+
+    def __init__(self, arena: Arena, view: memoryview, start: int) -> None:
+        self._arena = arena
+        self._start = start
+        self.view = view
+
+    def release(self) -> None:
+        """Gives the memory back. Further calls do nothing."""
+        self._arena.give_back(self, self._start)
+
+
+class Arena:
+    """Hands out rooms in the order of asking.
+
+    A room is taken as low as possible, so that memory which is not needed is never touched.
+
+    Args:
+        capacity: bytes that may be in use at once; never more than ``ARENA_BYTES``.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = _rounded(min(capacity, ARENA_BYTES))
+        self._memory: memoryview | None = None
+        self._holes = [(0, self._capacity)]
+        self._rooms: set[Room] = set()
+        self._queue: deque[object] = deque()
+        self._aborted = False
+        self._changed = threading.Condition()
+
+    @property
+    def waiting(self) -> int:
+        """How many threads wait for a room."""
+        with self._changed:
+            return len(self._queue)
+
+    def take(self, size: int) -> Room:
+        """Returns a room of ``size`` bytes or a little more, blocking while there is none.
+
+        An object larger than the whole arena is let in when nothing else is, with memory of its own.
+
+        Raises:
+            CancelledError: ``abort`` was called.
+            NoSpaceError: the machine cannot give so much memory.
+        """
+        size = _rounded(size)
+        ticket = object()
+        with self._changed:
+            self._queue.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._aborted or (self._queue[0] is ticket and self._fits(size)))
+                if self._aborted:
+                    raise cancelled()
+                room = Room(self, _memory(size), -1) if size > self._capacity else self._cut(size)
+                self._rooms.add(room)
+            finally:
+                self._queue.remove(ticket)
+                self._changed.notify_all()
+        return room
+
+    def give_back(self, room: Room, start: int) -> None:
+        """Ends a room; called by ``Room.release``."""
+        with self._changed:
+            if room not in self._rooms:
+                return
+            self._rooms.remove(room)
+            if start >= 0:
+                self._fill(start, start + len(room.view))
+            self._changed.notify_all()
+
+    def abort(self) -> None:
+        """Fails everyone who waits, now and later. Rooms that were handed out stay valid."""
+        with self._changed:
+            self._aborted = True
+            self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        if size > self._capacity:
+            return not self._rooms
+        return any(end - start >= size for start, end in self._holes)
+
+    def _cut(self, size: int) -> Room:
+        if self._memory is None:
+            self._memory = _memory(self._capacity)
+        index = next(index for index, (start, end) in enumerate(self._holes) if end - start >= size)
+        start, end = self._holes[index]
+        self._holes[index : index + 1] = [(start + size, end)] if end - start > size else []
+        return Room(self, self._memory[start : start + size], start)
+
+    def _fill(self, start: int, end: int) -> None:
+        index = bisect.bisect(self._holes, (start, end))
+        if index < len(self._holes) and self._holes[index][0] == end:
+            end = self._holes.pop(index)[1]
+        if index and self._holes[index - 1][1] == start:
+            index -= 1
+            start = self._holes.pop(index)[0]
+        self._holes.insert(index, (start, end))
+
+
+def _rounded(size: int) -> int:
+    return max(-(-size // GRAIN), 1) * GRAIN
+
+
+def _memory(size: int) -> memoryview:
+    try:
+        return anonymous(size)
+    except (OSError, OverflowError, MemoryError) as error:
+        raise NoSpaceError(
+            f"there is no memory for {size:,} bytes", hint="lower [transfer] staging_size, or free memory"
+        ) from error
