@@ -6,8 +6,15 @@ import errno
 import logging
 import os
 import shutil
+import time
 
 from agent.errors import LocalIoError, LocalPermissionError, NoSpaceError
+
+REMOVAL_ATTEMPTS = 5
+"""How often the removal of a folder is tried: a program that is just being killed may still put a file there."""
+
+REMOVAL_PAUSE = 0.05
+"""Seconds between two attempts."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,9 +55,16 @@ def remove_restore_work(target: bytes, name: str) -> None:
 
 def _remove_tree(path: str) -> None:
     # Never fails an operation: what could not be removed is named in the log.
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        _log.warning("%s could not be removed: %s", path, error)
+    for attempt in range(REMOVAL_ATTEMPTS):
+        try:
+            shutil.rmtree(path)
+        except FileNotFoundError:
+            # Either it is gone, or something in it was removed by somebody else at the same time.
+            if not os.path.lexists(path):
+                return
+        except OSError as error:
+            if attempt == REMOVAL_ATTEMPTS - 1:
+                _log.warning("%s could not be removed: %s", path, error)
+        else:
+            return
+        time.sleep(REMOVAL_PAUSE)

@@ -12,8 +12,9 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
+from agent.rpc import convert
 from tests.support.daemon import Daemon, descendants
-from tests.support.processes import wait_until
+from tests.support.processes import is_running, wait_until
 from tests.support.rpc import SECONDS, connected, error_info, restore, snapshot, states, watch
 
 LARGE = 24 << 20
@@ -47,10 +48,16 @@ def worker_of(daemon: Daemon) -> int:
     return min(descendants(daemon.pid))
 
 
-def nothing_left(daemon: Daemon) -> None:
-    assert not descendants(daemon.pid)
+def nothing_left(daemon: Daemon, processes: set[int]) -> None:
+    wait_until(lambda: not any(map(is_running, processes | descendants(daemon.pid))), "the end of all processes", 5)
     assert not list(daemon.staging_dir.iterdir())
     assert not [path for path in daemon.workspace_root.rglob("*") if path.name.startswith(".gpusnap")]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(stopped_daemon: Daemon) -> None:
+    """Makes operations work on one file after the other, so that a fast machine is not done too soon."""
+    stopped_daemon.environ["GPUSNAP_TRANSFER__THREADS"] = "1"
 
 
 @pytest.fixture
@@ -126,18 +133,38 @@ def test_a_client_that_leaves_changes_nothing_and_comes_back(
     assert states(watch(stub, before[0].operation)) == ["PENDING", "RUNNING", "SUCCEEDED"]
 
 
-def test_cancelling_a_snapshot_at_work(daemon: Daemon, stub: SnapshotAgentStub, large_workspace: Path) -> None:
-    stream = stub.Snapshot(pb.SnapshotRequest(workspace=str(large_workspace)), timeout=SECONDS)
+@pytest.fixture(params=["directory", "s5cmd"])
+def storage(request: pytest.FixtureRequest, stopped_daemon: Daemon) -> pb.Storage:
+    """A store for each engine."""
+    if request.param == "directory":
+        return pb.Storage(provider=pb.PROVIDER_LOCAL, endpoint=str(stopped_daemon.repository))
+    config = request.getfixturevalue("seaweed").storage_config(request.getfixturevalue("bucket"))
+    message = convert.storage_message(config)
+    keys = config.credentials
+    message.credentials.access_key_id, message.credentials.secret_access_key = (
+        keys.access_key_id,
+        keys.secret_access_key,
+    )
+    return message
+
+
+def test_cancelling_a_snapshot_at_work(
+    daemon: Daemon, stub: SnapshotAgentStub, large_workspace: Path, storage: pb.Storage
+) -> None:
+    request = pb.SnapshotRequest(workspace=str(large_workspace), storage=storage)
     events = []
-    for response in stream:
+    processes: set[int] = set()
+    for response in stub.Snapshot(request, timeout=SECONDS):
         events.append(response.event)
         if response.event.HasField("chunk_finished") and len(states(events)) == 2:
+            processes = descendants(daemon.pid)
             answer = cancel(stub, response.event.operation)
             assert answer.state in (pb.OPERATION_STATE_CANCELLING, pb.OPERATION_STATE_CANCELLED)
     assert states(events) == ["PENDING", "RUNNING", "CANCELLING", "CANCELLED"]
     assert not events[-1].completed.HasField("error")
-    nothing_left(daemon)
-    assert not stub.ListSnapshots(pb.ListSnapshotsRequest(), timeout=SECONDS).snapshots
+    assert events[-1].completed.state == pb.OPERATION_STATE_CANCELLED
+    nothing_left(daemon, processes)
+    assert not stub.ListSnapshots(pb.ListSnapshotsRequest(storage=storage), timeout=SECONDS).snapshots
     # Cancelling what has ended changes nothing.
     assert cancel(stub, events[0].operation).state == pb.OPERATION_STATE_CANCELLED
 
@@ -146,26 +173,29 @@ def test_cancelling_a_process_that_does_not_listen(
     daemon: Daemon, stub: SnapshotAgentStub, waiting: pb.SnapshotRequest
 ) -> None:
     name = begin(stub, waiting)
-    os.kill(worker_of(daemon), signal.SIGSTOP)
+    worker = worker_of(daemon)
+    os.kill(worker, signal.SIGSTOP)
     cancel(stub, name)
     assert states(watch(stub, name)) == ["PENDING", "RUNNING", "CANCELLING", "CANCELLED"]
-    nothing_left(daemon)
+    nothing_left(daemon, {worker})
 
 
 def test_a_killed_restore_leaves_nothing_in_its_target(
-    daemon: Daemon, stub: SnapshotAgentStub, large_workspace: Path
+    daemon: Daemon, stub: SnapshotAgentStub, large_workspace: Path, storage: pb.Storage
 ) -> None:
-    snapshot(stub, pb.SnapshotRequest(workspace=str(large_workspace)))
+    snapshot(stub, pb.SnapshotRequest(workspace=str(large_workspace), storage=storage))
     target = daemon.workspace_root / "back"
-    stream = stub.Restore(pb.RestoreRequest(snapshot="latest", target=str(target)), timeout=SECONDS)
+    request = pb.RestoreRequest(snapshot="latest", target=str(target), storage=storage)
+    stream = stub.Restore(request, timeout=SECONDS)
     name = next(stream).event.operation
     work = target / f".gpusnap-restore-{name}"
     wait_until(work.exists, "the restore's work folder")
+    processes = descendants(daemon.pid)
     os.kill(worker_of(daemon), signal.SIGSTOP)
     assert work.exists()
     cancel(stub, name)
     assert states([response.event for response in stream])[-1] == "CANCELLED"
-    nothing_left(daemon)
+    nothing_left(daemon, processes)
     # What stands under a final name is complete.
     for path in target.glob("*.bin"):
         assert path.read_bytes() == (large_workspace / path.name).read_bytes()
@@ -173,12 +203,13 @@ def test_a_killed_restore_leaves_nothing_in_its_target(
 
 def test_a_process_that_is_killed(daemon: Daemon, stub: SnapshotAgentStub, waiting: pb.SnapshotRequest) -> None:
     name = begin(stub, waiting)
-    os.kill(worker_of(daemon), signal.SIGKILL)
+    worker = worker_of(daemon)
+    os.kill(worker, signal.SIGKILL)
     end = watch(stub, name)[-1].completed
     assert end.state == pb.OPERATION_STATE_FAILED
     assert (end.error.reason, end.error.retryable) == ("WORKER_CRASHED", True)
     assert "SIGKILL" in end.error.message
-    nothing_left(daemon)
+    nothing_left(daemon, {worker})
     assert states(snapshot(stub, pb.SnapshotRequest(workspace=waiting.workspace)))[-1] == "SUCCEEDED"
 
 
