@@ -75,6 +75,9 @@ _Number = TypeVar("_Number", bound=int)
 
 # What comes in.
 
+_FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
+"""What a Timestamp may hold (google/protobuf/timestamp.proto); file systems hold more."""
+
 
 def snapshot_order(request: pb.SnapshotRequest, configured: StorageConfig) -> SnapshotOrder:
     """Returns the order that a request stands for.
@@ -146,9 +149,9 @@ def from_enum(table: Mapping[_Value, _Number], number: int, unset: _Value, field
 
 
 def timestamp(time_ns: int) -> Timestamp:
-    """Returns nanoseconds since 1970-01-01 UTC as a Timestamp."""
+    """Returns nanoseconds since 1970-01-01 UTC as a Timestamp; years outside of 1 to 9999 become the nearest inside."""
     seconds, nanos = divmod(time_ns, 1_000_000_000)
-    return Timestamp(seconds=seconds, nanos=nanos)
+    return Timestamp(seconds=min(max(seconds, _FIRST_SECOND), _LAST_SECOND), nanos=nanos)
 
 
 def text_path(path: bytes) -> str:
