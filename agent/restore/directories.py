@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import stat
 from collections.abc import Iterator
 
 from agent.errors import GpusnapError, LocalIoError
-from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath, list_names, remove
+from agent.pipeline.beneath import Beneath, list_names, remove
 from agent.pipeline.crew import Crew
 from agent.pipeline.local_errors import local_error
 from agent.repository.manifest_reader import ManifestReader
@@ -120,22 +120,21 @@ class Directories:
 
 def _is_directory(parent_fd: int, name: bytes) -> bool:
     try:
-        fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent_fd)
-    except OSError as error:
-        if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ENOENT):
-            return False
-        raise
-    os.close(fd)
-    return True
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _make_accessible(parent_fd: int, name: bytes) -> None:
     """Lets the owner write into an existing directory; its mode is set again at the end."""
-    fd = os.open(name, DIRECTORY_FLAGS, dir_fd=parent_fd)
+    if os.geteuid() == 0:
+        return
+    # A directory without access can only be opened as a path.
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
     try:
         mode = os.fstat(fd).st_mode & 0o7777
-        if mode & 0o700 != 0o700 and os.geteuid() != 0:
-            os.fchmod(fd, mode | 0o700)
+        if mode & 0o700 != 0o700:
+            os.chmod(b"/proc/self/fd/%d" % fd, mode | 0o700)
     finally:
         os.close(fd)
 
