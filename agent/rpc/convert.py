@@ -73,10 +73,10 @@ ENTRY_TYPES: Mapping[EntryType, pb.EntryType.ValueType] = {
 _Value = TypeVar("_Value", bound=enum.Enum)
 _Number = TypeVar("_Number", bound=int)
 
-# What comes in.
-
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 """What a Timestamp may hold (google/protobuf/timestamp.proto); file systems hold more."""
+
+# What comes in.
 
 
 def snapshot_order(request: pb.SnapshotRequest, configured: StorageConfig) -> SnapshotOrder:
