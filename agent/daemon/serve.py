@@ -64,7 +64,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         metrics_address = _serve_metrics(config.agent, metrics, stack)
         manager = OperationManager(config, journal, metrics.observe, state.workers_lock)
         await manager.recover()
-        queries = Queries(config.storage)
+        queries = Queries(config)
         stack.callback(queries.close)
         facts = await asyncio.to_thread(_facts, config, metrics_address)
         server = AgentServer(SnapshotAgentService(config, facts, manager, queries))

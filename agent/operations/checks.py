@@ -96,7 +96,7 @@ def check_entry_path(path: bytes, field: str) -> bytes:
 
 
 def _check_snapshot(order: SnapshotOrder, config: Config) -> SnapshotRequest:
-    storage = choose_storage(order.storage, config.storage)
+    storage = choose_storage(order.storage, config)
     for field, patterns in (("exclude", order.exclude), ("include", order.include)):
         for pattern in patterns:
             _check_pattern(field, pattern)
@@ -122,7 +122,7 @@ def _check_snapshot(order: SnapshotOrder, config: Config) -> SnapshotRequest:
 def _check_restore(order: RestoreOrder, config: Config) -> RestoreRequest:
     check_snapshot_name(order.snapshot)
     paths = tuple(check_entry_path(path, "paths:") for path in order.paths)
-    storage = choose_storage(order.storage, config.storage)
+    storage = choose_storage(order.storage, config)
     target = _resolve("target", order.target, config.agent.workspace_roots)
     existing = target
     while (mode := _mode("target", existing)) is None:

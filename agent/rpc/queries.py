@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agent.config.model import StorageConfig
+from agent.config.model import Config, StorageConfig
 from agent.errors import ConfigError, InvalidRequestError, TooManyRequestsError
 from agent.operations.checks import check_snapshot_name
 from agent.operations.storage_choice import choose_storage
@@ -40,11 +40,11 @@ class Queries:
     TooManyRequestsError, and what ``agent.repository.repository.Repository`` raises.
 
     Args:
-        configured: the agent's configured storage.
+        config: the agent's configuration.
     """
 
-    def __init__(self, configured: StorageConfig) -> None:
-        self._configured = configured
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._threads = ThreadPoolExecutor(max_workers=THREADS, thread_name_prefix="query")
         self._waiting = 0
 
@@ -103,7 +103,7 @@ class Queries:
         return await self._ask(requested, check_steps)
 
     async def _ask(self, requested: StorageConfig | None, work: Callable[[Store], _T]) -> _T:
-        storage = choose_storage(requested, self._configured)
+        storage = choose_storage(requested, self._config)
         if self._waiting >= WAITING:
             raise TooManyRequestsError(f"{WAITING} requests wait for the store already")
         self._waiting += 1

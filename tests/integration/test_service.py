@@ -152,7 +152,7 @@ def test_checking_the_storage(daemon: Daemon, stub: SnapshotAgentStub) -> None:
     good = stub.CheckStorage(pb.CheckStorageRequest(), timeout=SECONDS)
     assert good.ok
     assert [step.name for step in good.steps] == ["bucket", "write", "read", "list", "delete"]
-    missing = pb.Storage(provider=pb.PROVIDER_LOCAL, endpoint=f"{daemon.folder}/missing")
+    missing = pb.Storage(provider=pb.PROVIDER_LOCAL, endpoint=f"{daemon.workspace_root}/missing")
     bad = stub.CheckStorage(pb.CheckStorageRequest(storage=missing), timeout=SECONDS)
     assert not bad.ok
     assert [(step.name, step.error.reason) for step in bad.steps] == [("bucket", "BUCKET_NOT_FOUND")]

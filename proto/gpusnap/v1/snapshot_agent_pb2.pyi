@@ -288,7 +288,7 @@ Global___EntryType: _TypeAlias = EntryType  # noqa: Y015
 @_typing.final
 class Storage(_message.Message):
     """Storage names a repository and, optionally, short-lived credentials for it. When given, it replaces the agent's
-    configured storage as a whole.
+    configured storage as a whole. A folder (PROVIDER_LOCAL) must lie inside the workspace roots or the configured folder.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -311,7 +311,7 @@ class Storage(_message.Message):
     """The region; empty for the vendor's default."""
     @_builtins.property
     def credentials(self) -> Global___Credentials:
-        """The credentials; absent to use those of the agent."""
+        """The credentials; absent to use those of the agent, which is refused at another endpoint than its own."""
 
     def __init__(
         self,

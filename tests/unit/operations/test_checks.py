@@ -38,7 +38,7 @@ def config(root: Path, tmp_path: Path) -> Config:
     link.symlink_to(root)
     return Config(
         agent=AgentConfig(workspace_roots=("/nonexistent-root", str(link))),
-        storage=StorageConfig(provider=Provider.LOCAL, endpoint=str(tmp_path), credentials=KEYS),
+        storage=StorageConfig(provider=Provider.LOCAL, endpoint="/repo"),
     )
 
 
@@ -167,7 +167,32 @@ def test_no_storage_at_all(root: Path, config: Config) -> None:
 
 
 def test_a_requested_storage_without_keys_gets_those_of_the_agent(root: Path, config: Config) -> None:
+    config = msgspec.structs.replace(config, storage=msgspec.structs.replace(BUCKET, bucket="own", credentials=KEYS))
     assert check_order(snapshot(root / "ws", storage=BUCKET), config).storage.credentials == KEYS
     own = Credentials("other", "other", "token")
     requested = msgspec.structs.replace(BUCKET, credentials=own)
     assert check_order(snapshot(root / "ws", storage=requested), config).storage.credentials == own
+
+
+def test_the_keys_of_the_agent_go_to_no_other_endpoint(root: Path, config: Config) -> None:
+    config = msgspec.structs.replace(config, storage=msgspec.structs.replace(BUCKET, credentials=KEYS))
+    elsewhere = msgspec.structs.replace(BUCKET, endpoint="http://127.0.0.1:2")
+    with pytest.raises(errors.InvalidRequestError, match="another endpoint"):
+        check_order(snapshot(root / "ws", storage=elsewhere), config)
+    requested = msgspec.structs.replace(elsewhere, credentials=Credentials("other", "other"))
+    assert check_order(snapshot(root / "ws", storage=requested), config).storage == requested
+
+
+@pytest.mark.parametrize(
+    ("folder", "allowed"), [("ws", True), ("inner", True), ("outside", False), ("../elsewhere", False), ("/etc", False)]
+)
+def test_a_requested_folder_lies_where_the_agent_may_write(
+    root: Path, config: Config, folder: str, allowed: bool
+) -> None:
+    (root / "outside").symlink_to("/etc")
+    order = snapshot(root / "ws", storage=StorageConfig(provider=Provider.LOCAL, endpoint=os.path.join(root, folder)))
+    if allowed:
+        check_order(order, config)
+    else:
+        with pytest.raises(errors.PathNotAllowedError, match="storage folder"):
+            check_order(order, config)
