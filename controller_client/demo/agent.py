@@ -15,8 +15,6 @@ from controller_client.errors import GpusnapError
 from controller_client.model import HealthStatus, OperationResult
 from controller_client.sync import SyncAgentClient
 
-# sun_path holds 108 bytes with the final NUL.
-_SOCKET_PATH_LIMIT = 107
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TERM", "TMPDIR")
 
 
@@ -28,23 +26,17 @@ class DemoAgent:
     """`gpusnap-agent serve` with everything of its own in one folder.
 
     Args:
-        folder: an existing folder for its socket, journal and log.
+        folder: an existing folder for its socket, journal and log, short enough for a socket's path.
         staging: the folder for chunks on their way.
         workspace_root: what it may save and restore.
         storage: the variables that name its storage.
         metrics_port: a free port.
-
-    Raises:
-        AgentError: the folder's path is too long for a socket.
     """
 
     def __init__(
         self, folder: str, staging: str, workspace_root: str, storage: Mapping[str, str], metrics_port: int
     ) -> None:
-        socket = os.path.join(folder, "agent.sock")
-        if len(os.fsencode(socket)) > _SOCKET_PATH_LIMIT:
-            raise AgentError(f"{folder}: too long for a socket's path; name a shorter one with --folder")
-        self.address = f"unix:{socket}"
+        self.address = f"unix:{folder}/agent.sock"
         self.metrics_url = f"http://127.0.0.1:{metrics_port}/metrics"
         self.variables = {
             "GPUSNAP_AGENT__LISTEN": self.address,

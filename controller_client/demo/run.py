@@ -26,6 +26,8 @@ from controller_client.errors import GpusnapError
 from controller_client.model import OperationResult
 
 BUCKET = "gpusnap-demo"
+# The path of a socket has at most 107 bytes; the longest of them is store/filer.sock.
+_FOLDER_PATH_LIMIT = 107 - len("/store/filer.sock")
 _STAGING_BYTES = 640 << 20
 _NEEDED_BYTES = {Size.FULL: 4 * 10**9, Size.SMALL: 4 * 10**8}
 _SHOWN_DIFFERENCES = 20
@@ -94,6 +96,8 @@ class _Demo:
         folder = os.path.realpath(tempfile.mkdtemp(prefix="gpusnap-demo-", dir=self._options.folder))
         if not self._options.keep:
             stack.callback(remove_tree, folder)
+        if len(os.fsencode(folder)) > _FOLDER_PATH_LIMIT:
+            raise DemoError(f"{folder}: too long, as sockets are made below it; name a shorter one with --folder")
         needed = _NEEDED_BYTES[self._options.size] if self._options.workspace is None else 10**9
         free = shutil.disk_usage(folder).free
         if free < needed:
@@ -165,8 +169,10 @@ class _Demo:
         serve = show_command(agent.variables, [program_beside_python("gpusnap-agent"), "serve"])
         with open(script, "x") as file:
             file.write("#!/bin/sh\n# Starts the S3 server and the agent of the demonstration; Ctrl-C ends both.\n")
-            file.write(f"trap 'kill $store' EXIT\n{store.command_line} >/dev/null 2>&1 &\nstore=$!\n")
-            file.write(f"mkdir -p {agent.variables['GPUSNAP_AGENT__STAGING_DIR']}\n{serve}\n")
+            file.write(f"{store.command_line} >/dev/null 2>&1 &\nstore=$!\n")
+            file.write(f"mkdir -p {agent.variables['GPUSNAP_AGENT__STAGING_DIR']}\n{serve} &\nagent=$!\n")
+            # The first wait ends with the signal, the second with the agent.
+            file.write("trap 'kill $agent' INT TERM\nwait $agent\nwait $agent\nkill $store\nwait $store\n")
         os.chmod(script, 0o700)
         gpusnap = f"{program_beside_python('gpusnap')} --agent {agent.address}"
         self._console.print(
