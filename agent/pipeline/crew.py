@@ -63,6 +63,8 @@ class Crew:
 
     def check(self) -> None:
         """Raises CancelledError if the crew stops, so that a loop over bytes ends soon."""
+        if self._cancel.is_set():
+            self.fail(CancelledError("the operation was cancelled"))
         if self._stopping.is_set():
             raise CancelledError("the operation stops")
 

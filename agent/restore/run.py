@@ -108,7 +108,7 @@ class _Restore:
 
     def _run(self, target: Target) -> None:
         crew = Crew(self._cancel, on_stop=self._engine.abort)
-        with crew.work(), local_errors(f"restoring into {os.fsdecode(self._request.target)} failed"):
+        with local_errors(f"restoring into {os.fsdecode(self._request.target)} failed"), crew.work():
             target.begin()
             directories = Directories(target, self._manifest, self._selection, self._request.if_not_empty, crew)
             directories.make()

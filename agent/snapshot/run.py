@@ -97,7 +97,7 @@ class _Snapshot:
 
     def run(self) -> OperationResult:
         """Runs the pipeline and commits."""
-        with self._crew.work(), local_errors("the snapshot stopped at a local file"):
+        with local_errors("the snapshot stopped at a local file"), self._crew.work():
             root_fd = os.open(self._request.workspace, DIRECTORY_FLAGS)
             try:
                 with Reporter(self._meter, self._emit):

@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.config.model import Provider, ScanConfig, StorageConfig, TransferConfig
@@ -40,6 +40,8 @@ class Pipelines:
 
     Attributes:
         events: what the last operation emitted.
+        new_events: makes the list for the events of the next operation; one that acts when it is appended to is how a
+            test gets into the middle of an operation.
     """
 
     def __init__(self, folder: Path, storage: StorageConfig | None = None) -> None:
@@ -50,8 +52,15 @@ class Pipelines:
             storage = StorageConfig(provider=Provider.LOCAL, endpoint=str(self.store_folder))
         self.storage = storage
         self.transfer = TransferConfig(threads=THREADS, retry_seconds=5.0)
+        self.new_events: Callable[[], list[PipelineEvent]] = list
         self.events: list[PipelineEvent] = []
         self.repository = Repository(open_store(storage))
+
+    @classmethod
+    def reopen(cls, folder: Path) -> Pipelines:
+        """Returns pipelines over the local repository that others made in ``folder``."""
+        store = StorageConfig(provider=Provider.LOCAL, endpoint=str(folder / "store"))
+        return cls(folder, store)
 
     def snapshot(
         self,
@@ -66,7 +75,7 @@ class Pipelines:
         staging: Path | None = None,
     ) -> OperationResult:
         """Makes a snapshot and returns once it is committed."""
-        self.events = []
+        self.events = self.new_events()
         request = SnapshotRequest(
             workspace=workspace,
             staging_dir=str(staging or self._staging()),
@@ -91,7 +100,7 @@ class Pipelines:
         staging: Path | None = None,
     ) -> OperationResult:
         """Restores a snapshot and returns once it is complete."""
-        self.events = []
+        self.events = self.new_events()
         request = RestoreRequest(
             operation="restore-test",
             snapshot=snapshot_id,
