@@ -85,7 +85,7 @@ class _Demo:
             self._say(f"gpusnap restore {saved.snapshot_id} {target}")
             agent.run("restore", saved.snapshot_id, target)
             restored = agent.last_result()
-            self._compare(before, target)
+            self._compare(before, target, owners=own is None or os.geteuid() == 0)
             self._report(agent, saved, restored)
             if self._options.keep:
                 self._explain(folder, target, store, agent)
@@ -139,9 +139,8 @@ class _Demo:
         self._say("reading every byte and every piece of metadata, to compare with later")
         return self._timed(lambda: fingerprint(os.fsencode(workspace)))
 
-    def _compare(self, before: Fingerprint, target: str) -> None:
+    def _compare(self, before: Fingerprint, target: str, owners: bool) -> None:
         self._say("comparing every byte and every piece of metadata")
-        owners = os.geteuid() == 0
         found = differences(before, self._timed(lambda: fingerprint(os.fsencode(target))), owners=owners)
         for difference in found[:_SHOWN_DIFFERENCES]:
             self._console.print(f"   {difference}", markup=False, soft_wrap=True)
