@@ -1,0 +1,115 @@
+"""The options of the benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.ours import DIRECTORY
+from tests.benchmarks.stores import StoreKind
+from tests.benchmarks.workspace import Size
+
+TOOLS = ("gpusnap", "restic", "rclone", "tar", "s5cmd", "cp")
+ENGINES = ("s5cmd", "stream", DIRECTORY)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure.
+
+    Attributes:
+        workspace: what to save; ``None`` for a prepared workspace.
+        size: of prepared workspaces.
+        tools: which tools, of ``TOOLS``.
+        all_tools: whether the tools were left open.
+        engines: gpusnap's engines.
+        stores: which stores.
+        rounds: how often.
+        small_files: whether many small files are measured too.
+        megabits: the bandwidth of the link, Mbit/s; ``None`` for no limit.
+        tls: whether the store is reached by https.
+        json: where to write figures; ``None`` for nowhere.
+        cache: the folder of prepared workspaces.
+        folder: where is restored to; its disk is measured.
+    """
+
+    workspace: Path | None
+    size: Size
+    tools: tuple[str, ...]
+    all_tools: bool
+    engines: tuple[str, ...]
+    stores: tuple[StoreKind, ...]
+    rounds: int
+    small_files: bool
+    megabits: float | None
+    tls: bool
+    json: Path | None
+    cache: Path
+    folder: Path
+
+
+def read_options(arguments: list[str] | None = None) -> Options:
+    """Reads the command line; ends the program if it makes no sense."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpusnap-benchmark"
+    parser = argparse.ArgumentParser(prog="make bench", description="Measures gpusnap beside other tools, in turn.")
+    add = parser.add_argument
+    add("--workspace", type=Path, help="what to save; by default a workspace is prepared, once")
+    add("--size", type=Size, default=Size.FULL, help="of prepared workspaces: full (3 GB) or quick (300 MB)")
+    add("--tools", type=_list_of(TOOLS), help=f"some of {','.join(TOOLS)}")
+    add("--engines", type=lambda text: tuple(text.split(",")), default=ENGINES, help="gpusnap's engines; auto too")
+    kinds = ",".join(kind.value for kind in StoreKind)
+    add("--store", type=_list_of(kinds.split(",")), default=tuple(kinds.split(",")), help=f"some of {kinds}")
+    add("--rounds", type=_rounds, default=3)
+    add("--small-files", action=argparse.BooleanOptionalAction, help="files of 4 KB too; the default with --size full")
+    add("--bandwidth", type=_bandwidth, metavar="MBIT", help="of the link to the store, each way, up to about 2000")
+    add("--tls", action="store_true", help="reach the store by https")
+    add("--json", type=Path, metavar="FILE", help="write all figures there")
+    add("--cache", type=Path, default=cache, help="where prepared workspaces are kept")
+    add("--folder", type=Path, help="where to restore to, on the disk to be measured; by default the cache")
+    given = parser.parse_args(arguments)
+    if given.workspace is not None and not given.workspace.is_dir():
+        parser.error(f"--workspace {given.workspace}: not a directory")
+    return Options(
+        workspace=given.workspace and given.workspace.resolve(),
+        size=given.size,
+        tools=given.tools or TOOLS,
+        all_tools=given.tools is None,
+        engines=given.engines,
+        stores=tuple(map(StoreKind, given.store)),
+        rounds=given.rounds,
+        small_files=given.size is Size.FULL if given.small_files is None else given.small_files,
+        megabits=given.bandwidth,
+        tls=given.tls,
+        json=given.json,
+        cache=given.cache.resolve(),
+        folder=(given.folder or given.cache).resolve(),
+    )
+
+
+class _list_of:  # noqa: N801 - reads as a type of argparse
+    """Reads some of the given words, separated by commas."""
+
+    def __init__(self, allowed: tuple[str, ...] | list[str]) -> None:
+        self._allowed = allowed
+
+    def __call__(self, text: str) -> tuple[str, ...]:
+        words = tuple(dict.fromkeys(text.split(",")))
+        for word in words:
+            if word not in self._allowed:
+                raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(self._allowed)}")
+        return words
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of rounds")
+    return int(text)
+
+
+def _bandwidth(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no bandwidth in Mbit/s")
+    return value

@@ -1,0 +1,129 @@
+"""gpusnap as a measured tool: a real agent for each engine, asked through the client library."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from controller_client import SyncAgentClient, SyncOperationHandle
+from controller_client.errors import GpusnapError
+from controller_client.model import Credentials, Provider, Storage
+from tests.benchmarks.measure import AgentWatch, ToolError, Usage
+from tests.benchmarks.stores import Store
+from tests.benchmarks.tools import Action, Job
+from tests.support.daemon import Daemon
+from tests.support.pipelines import memory_folder
+
+DIRECTORY = "directory"
+"""The engine of a local folder as a store; it is not configured but follows from the store."""
+
+ENGINE_KEY = "GPUSNAP_TRANSFER__ENGINE"
+
+
+class Gpusnap:
+    """One agent that uses one engine.
+
+    Args:
+        engine: the engine, ``directory`` among them.
+        roots: what the agent may save, and where it may restore to.
+        certificate: what it must trust to reach the store.
+    """
+
+    actions = (Action.SNAPSHOT, Action.RESTORE, Action.RESTORE_WEIGHTS)
+
+    def __init__(self, engine: str, roots: Sequence[Path], certificate: Path | None = None) -> None:
+        self.name = our_name(engine)
+        self.uses_store = engine != DIRECTORY
+        self._refusal = engine_refusal(engine)
+        # The path of a socket must be short.
+        self._folder = Path(tempfile.mkdtemp(prefix="gpusnap-bench-"))
+        self._staging = Path(tempfile.mkdtemp(prefix="gpusnap-bench-", dir=memory_folder()))
+        self._daemon = Daemon(
+            self._folder,
+            environ={
+                # boto3 reads the one, s5cmd the other.
+                **({"AWS_CA_BUNDLE": str(certificate), "SSL_CERT_FILE": str(certificate)} if certificate else {}),
+                **({ENGINE_KEY: engine} if self.uses_store else {}),
+                "GPUSNAP_AGENT__STAGING_DIR": str(self._staging),
+                "GPUSNAP_AGENT__WORKSPACE_ROOTS": ",".join(map(str, roots)),
+            },
+        )
+        self._saved: dict[Path, str] = {}
+        if not self._refusal:
+            self._daemon.start()
+
+    def version(self) -> str:
+        """Its version on one line."""
+        with SyncAgentClient(self._daemon.address) as client:
+            return client.info().version
+
+    def unfit(self, store: Store) -> str:
+        """Why it cannot be measured: what the configuration says about its engine."""
+        return self._refusal
+
+    def original(self, job: Job) -> Path:
+        """What a restored tree must be equal to."""
+        return job.workspace
+
+    def perform(self, action: Action, job: Job) -> Usage:
+        """Does it and measures it."""
+        with SyncAgentClient(self._daemon.address) as client:
+            if action is Action.SNAPSHOT:
+                return self._measured(job, lambda: client.snapshot(str(job.workspace), storage=self._storage(job)))
+            paths = [os.fsencode(path) for path in job.contents.weights] if action is Action.RESTORE_WEIGHTS else []
+            target = str(job.target(action))
+            snapshot = self._saved[job.folder]
+            return self._measured(
+                job, lambda: client.restore(snapshot, target, paths=paths, storage=self._storage(job))
+            )
+
+    def close(self) -> None:
+        """Ends the agent."""
+        self._daemon.close()
+        shutil.rmtree(self._staging, ignore_errors=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _measured(self, job: Job, start: Callable[[], SyncOperationHandle]) -> Usage:
+        try:
+            with AgentWatch(self._daemon.pid, self._staging, self._daemon.tcp_address) as watch:
+                result = start().result()
+        except GpusnapError as error:
+            raise ToolError(str(error)) from error
+        if result.warnings:
+            raise ToolError(f"completed with {result.warnings} warnings: the workspace must not change meanwhile")
+        self._saved[job.folder] = result.snapshot_id
+        return watch.usage
+
+    def _storage(self, job: Job) -> Storage:
+        if not self.uses_store:
+            folder = repository_folder(job)
+            folder.mkdir(exist_ok=True)
+            return Storage(Provider.LOCAL, endpoint=str(folder))
+        bucket = job.bucket
+        keys = Credentials(bucket.access_key, bucket.secret_key)
+        return Storage(Provider.CUSTOM, bucket.name, "", bucket.endpoint, bucket.region, keys)
+
+
+def our_name(engine: str) -> str:
+    """Returns how tables call gpusnap with an engine."""
+    return f"gpusnap, {engine}"
+
+
+def repository_folder(job: Job) -> Path:
+    """Returns where the engine ``directory`` keeps the repository of a job."""
+    return job.folder / "repository"
+
+
+def engine_refusal(engine: str) -> str:
+    """Returns why the configuration refuses an engine; empty if it does not."""
+    if engine == DIRECTORY:
+        return ""
+    program = os.path.join(os.path.dirname(sys.executable), "gpusnap-agent")
+    environment = {**os.environ, ENGINE_KEY: engine}
+    ended = subprocess.run([program, "check-config"], env=environment, capture_output=True, text=True, timeout=60)
+    return ended.stderr.strip().partition("; correct")[0] if ended.returncode else ""
