@@ -12,7 +12,7 @@ DEV_READY := $(VENV)/.dev-ready
 CODE := agent controller_client tests
 WORKERS ?= 2
 
-.PHONY: help demo test deps lint format proto proto-baseline clean
+.PHONY: help demo test bench deps bench-tools lint format proto proto-baseline clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,6 +22,9 @@ demo: $(DEMO_READY) ## save and restore a real workspace here; ARGS="--workspace
 
 test: deps lint ## run every check and test but the benchmarks; ARGS="-k name" for some
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow" --ignore tests/benchmarks $(ARGS)
+
+bench: $(DEV_READY) bench-tools ## measure beside other tools; ARGS="--size quick --rounds 1 ..." for less, ARGS=--help for more
+	@$(BIN)/python -m tests.benchmarks.run $(ARGS)
 
 deps: ## make sure that the programs which tests run are here
 	@missing=; \
@@ -35,6 +38,25 @@ deps: ## make sure that the programs which tests run are here
 			>/dev/null || echo "could not install$$missing: the tests that need them will fail"; \
 	else \
 		echo "missing:$$missing; install them, or the tests that need them will fail"; \
+	fi
+
+# Whatever cannot be installed is skipped by name in the benchmark. It starts nginx itself and wants no service of it.
+bench-tools: ## install the tools that the benchmark compares with, where that is possible
+	@missing=; \
+	for program in restic rclone nginx lz4 openssl; do \
+		PATH="$$PATH:/usr/sbin" command -v "$$program" >/dev/null || missing="$$missing $$program"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; \
+		apt-get update -q >/dev/null || true; \
+		for package in $${missing/nginx/nginx-light}; do \
+			DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$$package" >/dev/null \
+				|| echo "could not install $$package"; \
+		done; \
+		if [[ "$$missing" == *nginx* && -d /run/systemd/system ]]; then systemctl disable --now --quiet nginx || true; fi; \
+	else \
+		echo "missing:$$missing; install them to compare with them"; \
 	fi
 
 lint: $(DEV_READY) ## check style, types, layers and the proto
