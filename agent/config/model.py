@@ -26,6 +26,7 @@ class EngineChoice(enum.Enum):
 
     AUTO = "auto"
     S5CMD = "s5cmd"
+    STREAM = "stream"
 
 
 class PerRequest(enum.Enum):
@@ -81,15 +82,16 @@ class TransferConfig(msgspec.Struct, frozen=True):
 
     The memory of an operation, in bytes, is at most::
 
-        staging_size                     chunks on their way, in the staging folder (tmpfs: memory)
+        staging_size                     chunks on their way: in the staging folder (s5cmd; on tmpfs it is memory),
+                                         or in reused memory (stream; directory when it restores), there at most 257 MiB
         + threads * (64 MiB + 8 MiB)     one pack and two LZ4 blocks a thread, reused
         + 64 MiB                         the process itself and the manifest's current sections
-        + about 2 MiB * connections      s5cmd
+        + about 2 MiB * connections      s5cmd; stream: 0.1 MiB * connections
 
     Attributes:
         engine: which engine moves chunks.
-        connections: connections to the store at once; a chunk in flight uses up to 4.
-        staging_size: bytes of chunks in the staging folder at once.
+        connections: connections to the store at once; a chunk in flight uses up to 4 (s5cmd) or 16 (stream).
+        staging_size: bytes of chunks on their way at once.
         threads: threads that pack or write; 0 for one per core, at least 2 and at most 8.
         s5cmd_path: the s5cmd program; empty to find it beside this Python and on PATH.
         retry_seconds: how long a store that does not answer is tried before the operation fails.

@@ -10,11 +10,11 @@ from agent.errors import NoSpaceError
 from agent.pipeline.memory import anonymous
 from agent.storage.staging import cancelled
 
-ARENA_BYTES = 256 << 20
-"""The most that an arena takes: four of the largest chunks. More would only wait for the threads that write."""
-
 GRAIN = 64 << 10
 """Rooms begin and end at multiples of this, which also bounds how many tiny objects are under way."""
+
+ARENA_BYTES = 4 * ((64 << 20) + GRAIN)
+"""The most that an arena takes: four of the largest stored chunks. More would only wait for the threads that write."""
 
 
 class Room:

@@ -33,7 +33,7 @@ _CODES: dict[str, FailureKind] = {
     **dict.fromkeys(
         (
             "NoSuchBucket", "InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed",
-            "BucketRegionError", "IllegalLocationConstraintException",
+            "BucketRegionError", "IllegalLocationConstraintException", "TemporaryRedirect",
         ),
         FailureKind.BUCKET_NOT_FOUND,
     ),
@@ -57,7 +57,7 @@ _CODES: dict[str, FailureKind] = {
 }  # fmt: skip
 
 _STATUSES = {
-    301: FailureKind.BUCKET_NOT_FOUND,
+    **dict.fromkeys((301, 302, 307, 308), FailureKind.BUCKET_NOT_FOUND),
     401: FailureKind.ACCESS_DENIED,
     403: FailureKind.ACCESS_DENIED,
     404: FailureKind.OBJECT_NOT_FOUND,
@@ -71,6 +71,7 @@ _HINTS = {
     "NoCredentialProviders": "give an access key and a secret, a profile, or an instance role",
     "PermanentRedirect": "set [storage] region to the bucket's region",
     "RequestTimeTooSkewed": "set this machine's clock",
+    "TemporaryRedirect": "set [storage] region to the bucket's region; a new bucket takes a while to be reached",
 }
 
 

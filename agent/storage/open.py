@@ -11,6 +11,7 @@ from agent.storage.engine import TransferEngine
 from agent.storage.s3 import S3Store
 from agent.storage.s5cmd import S5cmdEngine
 from agent.storage.store import Store
+from agent.storage.stream import StreamEngine
 
 DIRECTORY_THREADS = 16
 """Renames at once: enough to hide the latency of fsync on a shared file system."""
@@ -30,7 +31,7 @@ def open_store(storage: StorageConfig, retry_seconds: float = 60.0) -> Store:
 
 
 def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: str) -> TransferEngine:
-    """Opens the transfer engine for a store; ``staging_dir`` exists and belongs to this engine alone.
+    """Opens the transfer engine for a store; ``staging_dir`` exists and belongs to it alone, if it stages files.
 
     Raises:
         EngineUnavailableError: its program is missing or too old.
@@ -39,6 +40,8 @@ def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: s
     _demand_configured(storage)
     if storage.provider is Provider.LOCAL:
         return DirectoryEngine(_directory(storage), transfer.staging_size, min(transfer.connections, DIRECTORY_THREADS))
+    if transfer.engine is EngineChoice.STREAM:
+        return StreamEngine(storage, resolve(storage), transfer)
     return S5cmdEngine(storage, resolve(storage), transfer, staging_dir)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-import boto3
 import boto3.exceptions
 import botocore.exceptions
 from boto3.s3.transfer import TransferConfig as Boto3TransferConfig
@@ -23,6 +22,7 @@ from agent.storage.failure import Failure, FailureKind, kind_of, to_error
 from agent.storage.keys import check_key, clean_prefix, join
 from agent.storage.local import new_local, open_local, size_of, write_local
 from agent.storage.retry import RetryPolicy
+from agent.storage.session import open_session
 from agent.storage.store import ObjectInfo
 
 PIECE_BYTES = 1 << 20
@@ -257,13 +257,6 @@ _NO_CREDENTIALS = (
 
 
 def _open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_seconds: float) -> Any:
-    keys = storage.credentials
-    session = boto3.Session(
-        aws_access_key_id=keys.access_key_id if keys else None,
-        aws_secret_access_key=keys.secret_access_key if keys else None,
-        aws_session_token=(keys.session_token or None) if keys else None,
-        profile_name=(storage.profile or None) if not keys else None,
-    )
     config = Config(
         region_name=resolved.region or None,
         s3={"addressing_style": "path" if resolved.path_style else "auto"},
@@ -276,7 +269,7 @@ def _open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_second
         max_pool_connections=CONNECTIONS,
     )
     try:
-        return session.client("s3", endpoint_url=resolved.endpoint_url or None, config=config)
+        return open_session(storage).client("s3", endpoint_url=resolved.endpoint_url or None, config=config)
     except ValueError as error:
         raise ConfigError(f"the endpoint {resolved.endpoint_url!r} cannot be used: {error}") from error
 

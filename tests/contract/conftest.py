@@ -25,16 +25,25 @@ def contract_bucket(seaweed: SeaweedServer) -> str:
 
 
 @pytest.fixture(params=["local", "s3"])
-def make_storage(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStorage:
+def make_storage(request: pytest.FixtureRequest) -> MakeStorage:
     """Makes the configuration of an empty repository below a prefix, in a folder and in a real bucket."""
+    made: MakeStorage = request.getfixturevalue(f"make_{request.param}_storage")
+    return made
+
+
+@pytest.fixture
+def make_local_storage(tmp_path: Path) -> MakeStorage:
+    """Makes the configuration of an empty repository in a folder."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return lambda prefix: StorageConfig(provider=Provider.LOCAL, endpoint=str(folder), prefix=prefix)
+
+
+@pytest.fixture
+def make_s3_storage(seaweed: SeaweedServer, contract_bucket: str) -> MakeStorage:
+    """Makes the configuration of an empty repository in a real bucket."""
     own = uuid.uuid4().hex[:8]
-    if request.param == "local":
-        folder = tmp_path / "store"
-        folder.mkdir()
-        return lambda prefix: StorageConfig(provider=Provider.LOCAL, endpoint=str(folder), prefix=f"{own}/{prefix}")
-    server: SeaweedServer = request.getfixturevalue("seaweed")
-    bucket: str = request.getfixturevalue("contract_bucket")
-    return lambda prefix: server.storage_config(bucket, f"{own}/{prefix}")
+    return lambda prefix: seaweed.storage_config(contract_bucket, f"{own}/{prefix}")
 
 
 @pytest.fixture

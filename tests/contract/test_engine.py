@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.config.model import Provider, StorageConfig, TransferConfig
+from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.errors import BucketNotFoundError, CancelledError, InvalidRequestError, NoSpaceError, ObjectNotFoundError
 from agent.storage.engine import Incoming, TransferEngine, TransferReport
 from agent.storage.open import open_engine, open_store
 from agent.storage.store import Store
+from tests.contract.conftest import MakeStorage
 from tests.support.processes import children_called
 
 MIB = 1 << 20
@@ -25,12 +26,31 @@ SECONDS = 120.0
 MakeEngine = Callable[[TransferConfig], TransferEngine]
 
 
+@pytest.fixture(params=["directory", "s5cmd", "stream"])
+def name(request: pytest.FixtureRequest) -> str:
+    """The engine that is tried."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture
-def make_engine(storage: StorageConfig, staging: Path) -> Iterator[MakeEngine]:
+def choice(name: str) -> EngineChoice:
+    return EngineChoice.AUTO if name == "directory" else EngineChoice(name)
+
+
+@pytest.fixture
+def make_storage(name: str, request: pytest.FixtureRequest) -> MakeStorage:
+    made: MakeStorage = request.getfixturevalue("make_local_storage" if name == "directory" else "make_s3_storage")
+    return made
+
+
+@pytest.fixture
+def make_engine(storage: StorageConfig, name: str, choice: EngineChoice, staging: Path) -> Iterator[MakeEngine]:
     made: list[TransferEngine] = []
 
     def make(transfer: TransferConfig) -> TransferEngine:
-        made.append(open_engine(storage, transfer, str(staging)))
+        made.append(open_engine(storage, msgspec.structs.replace(transfer, engine=choice), str(staging)))
+        assert made[-1].name == name
         return made[-1]
 
     yield make
@@ -112,12 +132,12 @@ def test_a_key_cannot_lead_elsewhere(engine: TransferEngine) -> None:
         start_upload(engine, "../../out", b"12345").result(SECONDS)
 
 
-def test_a_missing_bucket_is_named(storage: StorageConfig, staging: Path, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_named(storage: StorageConfig, choice: EngineChoice, staging: Path, tmp_path: Path) -> None:
     if storage.provider is Provider.LOCAL:
         storage = msgspec.structs.replace(storage, endpoint=str(tmp_path / "missing-bucket"))
     else:
         storage = msgspec.structs.replace(storage, bucket="missing-bucket")
-    engine = open_engine(storage, TransferConfig(retry_seconds=5.0), str(staging))
+    engine = open_engine(storage, TransferConfig(engine=choice, retry_seconds=5.0), str(staging))
     with pytest.raises(BucketNotFoundError, match="missing-bucket"):
         engine.download("x", 5).result(SECONDS)
     engine.abort()

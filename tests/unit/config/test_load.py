@@ -154,7 +154,7 @@ def test_aws_variables_fill_in_what_is_not_given(tmp_path: Path) -> None:
         ("[transfer]\nconnections = true", "transfer.connections: True from"),
         ('[transfer]\nstaging_size = "1 banana"', "give a size from 160MiB to 1TiB, such as 1600MiB"),
         ('[transfer]\nengine = "fast"', "transfer.engine: 'fast' from"),
-        ('[transfer]\nengine = "fast"', "give one of auto, s5cmd"),
+        ('[transfer]\nengine = "fast"', "give one of auto, s5cmd, stream"),
         ("[transfer]\nretry_seconds = nan", "give seconds from 0 to 86400"),
         ('[agent]\nlisten = "0.0.0.0:7447"', "a host on loopback"),
         ('[agent]\nlisten = "127.0.0.1:77777"', "a port from 0 to 65535"),

@@ -1,0 +1,78 @@
+"""The transfer engine that moves chunks over http(s) between the store and reused memory, with no staging folder."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from agent.config.model import StorageConfig, TransferConfig
+from agent.config.provider import ResolvedStorage
+from agent.errors import GpusnapError
+from agent.storage.arena import ARENA_BYTES, Arena
+from agent.storage.engine import Incoming, Outgoing, TransferReport
+from agent.storage.keys import check_key
+from agent.storage.retry import RetryPolicy
+from agent.storage.stream_download import Download
+from agent.storage.stream_pool import Pool
+from agent.storage.stream_requests import Requests
+from agent.storage.stream_upload import OutgoingBuffer, Upload
+
+SMALLEST_PART = 4 << 20
+LARGEST_PART = 16 << 20
+"""Bytes of one ranged request. Smaller ones cost CPU, larger ones leave connections idle once the arena is full."""
+
+
+class StreamEngine:
+    """Moves chunks in this process.
+
+    Args:
+        storage: where the objects are, with the credentials.
+        resolved: its endpoint, region and addressing style.
+        transfer: connections, memory (``staging_size``, at most ``ARENA_BYTES``) and retries.
+
+    Raises:
+        ConfigError: the prefix is not allowed, or AWS_CA_BUNDLE cannot be read.
+    """
+
+    name = "stream"
+
+    def __init__(self, storage: StorageConfig, resolved: ResolvedStorage, transfer: TransferConfig) -> None:
+        self._requests = Requests(storage, resolved)
+        self._policy = RetryPolicy(transfer.retry_seconds)
+        self._arena = Arena(transfer.staging_size)
+        self._pool = Pool(self._requests, transfer.connections)
+        self._part_bytes = min(max(ARENA_BYTES // transfer.connections, SMALLEST_PART), LARGEST_PART)
+
+    def outgoing(self, size: int) -> OutgoingBuffer:
+        """Returns memory for an object; blocks while there is none."""
+        return OutgoingBuffer(self._arena.take(size), size)
+
+    def upload(self, outgoing: Outgoing, key: str) -> Future[TransferReport]:
+        """Stores what was written with one PUT."""
+        assert isinstance(outgoing, OutgoingBuffer)
+        upload = Upload(key, outgoing, self._requests, self._policy)
+        try:
+            check_key(key)
+        except GpusnapError as error:
+            upload.finish(error)
+        else:
+            self._pool.submit([upload])
+        return upload.future
+
+    def download(self, key: str, size: int) -> Future[Incoming]:
+        """Fetches an object, in parts if it is large."""
+        check_key(key)
+        # One byte more, so that an object which is too long can be told from the right one.
+        room = self._arena.take(size + 1)
+        download = Download(key, size, room, self._requests, self._policy, self._pool.submit)
+        download.start(self._part_bytes)
+        return download.future
+
+    def close(self) -> None:
+        """Waits for what is running, and ends the connections and their threads."""
+        self._pool.close()
+        self._arena.abort()
+
+    def abort(self) -> None:
+        """Cuts all connections and fails what waits. Not to be called from a future's callback."""
+        self._arena.abort()
+        self._pool.abort()

@@ -1,0 +1,227 @@
+"""One HTTP connection that reads bodies straight into the caller's memory and can be cut from another thread."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+
+from agent.errors import CancelledError
+from agent.storage.http_head import END_OF_HEAD, BrokenAnswerError, Head, join_chunks, parse_head
+from agent.storage.staging import cancelled
+
+HEAD_BYTES = 64 << 10
+"""The longest head of an answer that is taken."""
+
+TEXT_BYTES = 64 << 10
+"""The longest body of an answer that is taken as text."""
+
+PIECE_BYTES = 1 << 20
+"""Bytes sent or received between two looks at what else happens."""
+
+
+class StaleConnectionError(Exception):
+    """The server had closed a connection that was kept: the request was not looked at and can be sent again."""
+
+
+class Connection:
+    """A connection to one server, opened when needed and kept for further requests.
+
+    What blocks ends with TimeoutError when no byte has moved for a while. All but ``cut`` is for one thread.
+
+    Args:
+        host: the server.
+        port: its port.
+        tls: how to encrypt; ``None`` for plain http.
+    """
+
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._socket: socket.socket | None = None
+        self._is_cut = False
+        self._answers = 0
+        self._ahead = b""
+        self._left: int | None = 0
+        self._head: Head | None = None
+        self._patience = 1.0
+        self._answer_patience = 1.0
+        self.last_moved = 0.0
+        """When (``time.monotonic``) the last byte was sent or received, or else when the attempt began."""
+
+    def begin(self, patience: float, answer_patience: float) -> None:
+        """Sets how many seconds it may be silent, and how many it may take to confirm a body that was sent."""
+        self._patience = patience
+        self._answer_patience = answer_patience
+        self.last_moved = time.monotonic()
+
+    def request(self, head: bytes, body: memoryview | None = None) -> Head:
+        """Sends a request and returns the head of its answer.
+
+        Raises:
+            OSError, BrokenAnswerError, StaleConnectionError, CancelledError: it did not work; the connection is closed.
+        """
+        if not self._is_ready():
+            self.close()
+        try:
+            connection = self._socket or self._open()
+            try:
+                self._send(connection, memoryview(head))
+                if body:
+                    self._send(connection, body)
+            except (BrokenPipeError, ConnectionResetError):
+                # A server that refuses a body answers before it hangs up.
+                if not body or self._answers:
+                    raise
+            connection.settimeout(self._answer_patience if body else self._patience)
+            answer = self._read_head(connection)
+            connection.settimeout(self._patience)
+        except (OSError, BrokenAnswerError) as error:
+            was_kept = self._answers > 0 and not self._ahead and not isinstance(error, TimeoutError)
+            self.close()
+            if self._is_cut:
+                raise cancelled() from error
+            if was_kept:
+                raise StaleConnectionError from error
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self._answers += 1
+        return answer
+
+    def read_into(self, view: memoryview) -> int:
+        """Reads the next bytes of the body, at least one; returns their number, 0 at the body's end.
+
+        Raises:
+            OSError, CancelledError: the connection broke, and is closed.
+        """
+        if self._left is not None:
+            view = view[: self._left]
+        if self._ahead:
+            count = min(len(self._ahead), len(view))
+            view[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+        elif view:
+            count = self._receive_into(view)
+        else:
+            count = 0
+        if self._left is not None:
+            self._left -= count
+        return count
+
+    def read_text(self) -> str:
+        """Returns the rest of the body, as far as it is needed to tell what it says. Never fails."""
+        data = b""
+        buffer = memoryview(bytearray(TEXT_BYTES))
+        chunked = self._head is not None and self._head.is_chunked
+        try:
+            while len(data) < TEXT_BYTES and (count := self.read_into(buffer)):
+                data += buffer[:count]
+                if chunked and join_chunks(data)[1]:
+                    self._left = 0
+            if chunked:
+                data = join_chunks(data)[0]
+        except (OSError, BrokenAnswerError, CancelledError):
+            self.close()
+        return data.decode("utf-8", "replace")
+
+    def cut(self) -> None:
+        """Ends what blocks, now and later; for any thread."""
+        self._is_cut = True
+        connection = self._socket
+        if connection is not None:
+            try:
+                # Not SSLSocket's own method, which would take its state away under a thread that reads.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            except OSError:
+                pass  # not connected, or closed already
+
+    def close(self) -> None:
+        """Closes it; the next request opens it anew."""
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            connection.close()
+        self._answers = 0
+        self._ahead = b""
+        self._left = 0
+        self._head = None
+
+    def _is_ready(self) -> bool:
+        """Whether the last answer was read to its end and the server keeps the connection."""
+        return self._left == 0 and not self._ahead and (self._head is None or self._head.is_keep_alive)
+
+    def _open(self) -> socket.socket:
+        problem: OSError = OSError(f"{self._host} has no address")
+        for family, kind, protocol, _, address in socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM):
+            plain = socket.socket(family, kind, protocol)
+            self._socket = plain  # before it blocks, so that it can be cut
+            try:
+                plain.settimeout(self._patience)
+                if self._is_cut:
+                    raise cancelled()
+                plain.connect(address)
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                opened = self._encrypt(plain) if self._tls else plain
+                if self._is_cut:
+                    raise cancelled()
+                return opened
+            except OSError as error:
+                problem = error
+                self.close()
+        raise problem
+
+    def _encrypt(self, plain: socket.socket) -> socket.socket:
+        assert self._tls is not None
+        encrypted = self._tls.wrap_socket(plain, server_hostname=self._host, do_handshake_on_connect=False)
+        self._socket = encrypted
+        encrypted.do_handshake()
+        return encrypted
+
+    def _send(self, connection: socket.socket, data: memoryview) -> None:
+        connection.settimeout(self._patience)
+        while data:
+            data = data[connection.send(data[:PIECE_BYTES]) :]
+            self.last_moved = time.monotonic()
+
+    def _read_head(self, connection: socket.socket) -> Head:
+        data = b""
+        while True:
+            end = data.find(END_OF_HEAD)
+            if end >= 0:
+                head = parse_head(data[:end])
+                data = data[end + len(END_OF_HEAD) :]
+                if head.status >= 200:
+                    break
+                continue  # 1xx: the real one follows
+            if len(data) > HEAD_BYTES:
+                raise BrokenAnswerError(f"the answer's head is longer than {HEAD_BYTES:,} bytes")
+            piece = connection.recv(8192)
+            if not piece:
+                raise BrokenAnswerError("the connection ended before the answer")
+            data += piece
+            self._ahead = data  # says that the server has looked at the request
+            self.last_moved = time.monotonic()
+        self._head = head
+        self._left = head.length
+        self._ahead = data
+        return head
+
+    def _receive_into(self, view: memoryview) -> int:
+        assert self._socket is not None
+        try:
+            count = self._socket.recv_into(view[:PIECE_BYTES])
+        except OSError as error:
+            self.close()
+            if self._is_cut:
+                raise cancelled() from error
+            raise
+        if count:
+            self.last_moved = time.monotonic()
+            return count
+        if self._is_cut:
+            raise cancelled()
+        self.close()
+        return 0

@@ -1,0 +1,183 @@
+"""What the stream engine says to an S3 store, and what the store's refusals mean."""
+
+from __future__ import annotations
+
+import functools
+import html
+import ipaddress
+import os
+import re
+import ssl
+import threading
+import time
+from urllib.parse import quote, urlsplit
+
+import botocore
+import msgspec
+from botocore.exceptions import BotoCoreError
+
+from agent import __version__
+from agent.config.model import StorageConfig
+from agent.config.provider import ResolvedStorage
+from agent.errors import ConfigError, GpusnapError
+from agent.storage.failure import Failure, FailureKind, kind_of, to_error
+from agent.storage.http_head import Head
+from agent.storage.keys import check_key, clean_prefix, join
+from agent.storage.session import open_session
+from agent.storage.sigv4 import NO_PAYLOAD, Keys, signed_headers
+from agent.storage.stream_connection import Connection
+
+_DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_CODE = re.compile(r"<Code>([^<]{1,200})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
+
+
+class RefusedError(Exception):
+    """The store answered no.
+
+    Attributes:
+        failure: what it meant.
+        wish: seconds it asks to wait before the next try; 0 for none.
+    """
+
+    def __init__(self, failure: Failure, wish: float) -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+        self.wish = wish
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a bucket is: the server, its Host header, and the path before the keys."""
+
+    host: str
+    port: int
+    is_tls: bool
+    host_header: str
+    path: str
+
+
+def address_of(bucket: str, resolved: ResolvedStorage) -> Address:
+    """Returns where a bucket is."""
+    suffix = "amazonaws.com.cn" if resolved.region.startswith("cn-") else "amazonaws.com"
+    parts = urlsplit(resolved.endpoint_url or f"https://s3.{resolved.region}.{suffix}")
+    assert parts.hostname is not None
+    is_tls = parts.scheme == "https"
+    host, netloc, path = parts.hostname, parts.netloc, f"/{bucket}"
+    if not resolved.path_style and _DNS_BUCKET.fullmatch(bucket) and not _is_ip(host):
+        host, netloc, path = f"{bucket}.{host}", f"{bucket}.{netloc}", ""
+    port = parts.port or (443 if is_tls else 80)
+    return Address(host, port, is_tls, netloc.removesuffix(":443" if is_tls else ":80"), path)
+
+
+class Requests:
+    """Makes connections to one bucket and the requests for its objects. For any thread.
+
+    Args:
+        storage: the bucket, the prefix and the credentials.
+        resolved: its endpoint, region and addressing style.
+
+    Raises:
+        ConfigError: the prefix is not allowed, or AWS_CA_BUNDLE cannot be read.
+    """
+
+    def __init__(self, storage: StorageConfig, resolved: ResolvedStorage) -> None:
+        self._storage = storage
+        self._prefix = clean_prefix(storage.prefix)
+        self._region = resolved.region
+        self._address = address_of(storage.bucket, resolved)
+        self._location = f"s3://{storage.bucket} at {resolved.endpoint_url or 'AWS'}"
+        self._tls = _trust() if self._address.is_tls else None
+        self._lock = threading.Lock()
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether bytes are protected on their way."""
+        return self._address.is_tls
+
+    def connection(self) -> Connection:
+        """Returns a new connection; nothing is contacted yet."""
+        return Connection(self._address.host, self._address.port, self._tls)
+
+    def get(self, key: str, begin: int, end: int | None) -> bytes:
+        """Returns the request for the bytes from ``begin`` up to ``end``; (0, None) for the whole object.
+
+        Raises:
+            InvalidRequestError: the key is not allowed.
+            RefusedError: there are no credentials.
+        """
+        headers = {}
+        if begin or end is not None:
+            headers["range"] = f"bytes={begin}-{'' if end is None else end - 1}"
+        return self._request("GET", key, NO_PAYLOAD, headers)
+
+    def put(self, key: str, size: int, payload: str) -> bytes:
+        """Returns the head of the request that stores ``size`` bytes; raises as ``get``."""
+        return self._request("PUT", key, payload, {"content-length": str(size)})
+
+    def error(self, failure: Failure, key: str) -> GpusnapError:
+        """Returns the error of the hierarchy for a failure about an object."""
+        return to_error(failure, self._location, join(self._prefix, key))
+
+    def _request(self, method: str, key: str, payload: str, more: dict[str, str]) -> bytes:
+        path = f"{self._address.path}/{quote(join(self._prefix, check_key(key)), safe='/-_.~')}"
+        signed = signed_headers(method, self._address.host_header, path, payload, self._keys(), time.time())
+        headers = {**signed, **more, "user-agent": f"gpusnap/{__version__}", "accept-encoding": "identity"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+    def _keys(self) -> Keys:
+        try:
+            with self._lock:
+                found = self._credentials
+            if found is None:
+                raise _no_credentials("no credentials were found")
+            now = found.get_frozen_credentials()  # refreshed when short-lived ones run out
+        except BotoCoreError as error:
+            raise _no_credentials(str(error)) from error
+        return Keys(now.access_key, now.secret_key, now.token or "", self._region)
+
+    @functools.cached_property
+    def _credentials(self):  # type: ignore[no-untyped-def]  # botocore has no types
+        return open_session(self._storage).get_credentials()
+
+
+def refusal(head: Head, text: str) -> RefusedError:
+    """Returns what an answer that is not 2xx means, from its head and its body."""
+    code_match, message_match = _CODE.search(text), _MESSAGE.search(text)
+    code = code_match[1] if code_match else ""
+    message = html.unescape(message_match[1]) if message_match else head.reason or "no message"
+    region = head.headers.get("x-amz-bucket-region", "")
+    if region and 300 <= head.status < 400:
+        message += f" (the bucket's region is {region})"
+    kind = kind_of(code, head.status) or FailureKind.UNAVAILABLE
+    shown = f"{code or head.status}: {message}"
+    wish = head.headers.get("retry-after", "")
+    return RefusedError(Failure(kind, " ".join(shown.split()), code), float(wish) if wish.isdecimal() else 0.0)
+
+
+def _no_credentials(text: str) -> RefusedError:
+    return RefusedError(Failure(FailureKind.ACCESS_DENIED, " ".join(text.split()), "NoCredentialProviders"), 0.0)
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _trust() -> ssl.SSLContext:
+    """Returns the system's trust, with AWS_CA_BUNDLE as in other S3 clients; on a system without any, botocore's."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    bundle = os.environ.get("AWS_CA_BUNDLE", "")
+    paths = ssl.get_default_verify_paths()
+    if not (bundle or paths.cafile or paths.capath):
+        bundle = os.path.join(os.path.dirname(botocore.__file__), "cacert.pem")
+    if bundle:
+        try:
+            context.load_verify_locations(bundle)
+        except OSError as error:
+            raise ConfigError(f"AWS_CA_BUNDLE: {bundle} cannot be read: {error.strerror or error}") from error
+    return context

@@ -1,0 +1,91 @@
+"""One upload of the stream engine."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from concurrent.futures import Future
+
+from agent.errors import GpusnapError, NoSpaceError
+from agent.storage.arena import Room
+from agent.storage.engine import TransferReport
+from agent.storage.retry import Endurance, RetryPolicy
+from agent.storage.sigv4 import UNSIGNED
+from agent.storage.stream_connection import Connection
+from agent.storage.stream_requests import Requests, refusal
+
+
+class OutgoingBuffer:
+    """An object on its way out, in memory.
+
+    Args:
+        room: its memory.
+        size: the bytes it may have.
+    """
+
+    def __init__(self, room: Room, size: int) -> None:
+        self._room = room
+        self._size = size
+        self._written = 0
+
+    @property
+    def written(self) -> memoryview:
+        """What was written so far."""
+        return self._room.view[: self._written]
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Appends to the object.
+
+        Raises:
+            NoSpaceError: it gets larger than was asked for.
+        """
+        end = self._written + len(data)
+        if end > self._size:
+            raise NoSpaceError(f"an object of {end:,} bytes does not fit into the {self._size:,} that were asked for")
+        self._room.view[self._written : end] = data
+        self._written = end
+
+    def release(self) -> None:
+        """Gives the room back."""
+        self._room.release()
+
+
+class Upload:
+    """Stores one object with one PUT; tried again from its buffer.
+
+    What protects the bytes on their way: TLS, or over http a SHA-256 that is signed and that the store compares (0.55
+    CPU seconds a GB). An MD5 on top (1.3 CPU seconds a GB) would find nothing more.
+    """
+
+    moved = 0
+    """A PUT that breaks begins anew."""
+
+    def __init__(self, key: str, outgoing: OutgoingBuffer, requests: Requests, policy: RetryPolicy) -> None:
+        self.key = key
+        self.future: Future[TransferReport] = Future()
+        self.future.set_running_or_notify_cancel()
+        self.endurance = Endurance(policy)
+        self._outgoing = outgoing
+        self._size = len(outgoing.written)
+        self._requests = requests
+        self._payload = ""
+        self._began = time.monotonic()
+
+    def attempt(self, connection: Connection) -> None:
+        """Sends the object and waits until the store has confirmed it."""
+        body = self._outgoing.written
+        if not self._payload:
+            self._payload = UNSIGNED if self._requests.is_tls else hashlib.sha256(body).hexdigest()
+        head = connection.request(self._requests.put(self.key, len(body), self._payload), body)
+        text = connection.read_text()
+        if not 200 <= head.status < 300:
+            raise refusal(head, text)
+
+    def finish(self, error: GpusnapError | None) -> None:
+        """Gives the room back and tells who waits."""
+        self._outgoing.release()
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            seconds = time.monotonic() - self._began
+            self.future.set_result(TransferReport(self._size, seconds, max(self.endurance.attempts, 1)))
