@@ -40,7 +40,7 @@ def _parents(path: bytes) -> list[bytes]:
 
 def _clean(path: bytes) -> bytes:
     cleaned = path.removeprefix(b"./").rstrip(b"/")
-    if cleaned in (b"", b"."):
+    if cleaned in (b"", b".") and not path.startswith(b"/"):
         return b""
     try:
         check_path(cleaned)
