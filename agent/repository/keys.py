@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import secrets
+import time
 
 REPOSITORY = "repository.json"
 SNAPSHOTS = "snapshots/"
@@ -25,6 +27,13 @@ def manifest(snapshot_id: str) -> str:
 def chunk_list(snapshot_id: str) -> str:
     """Returns the key of the list of a snapshot's chunk keys."""
     return f"{SNAPSHOTS}{snapshot_id}/chunks.txt"
+
+
+def new_snapshot_id(start_ns: int) -> str:
+    """Returns an id for a snapshot that began then (epoch ns); ids of later snapshots are greater, as text."""
+    second, nanos = divmod(start_ns, 10**9)
+    fraction = nanos * 0x100000 // 10**9
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(second))}-{fraction:05x}{secrets.randbelow(0x1000):03x}"
 
 
 def is_snapshot_id(text: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import threading
 import time
@@ -85,7 +84,7 @@ class _Snapshot:
         self._emit = emit
         self._host = socket.gethostname()
         self._start_ns = time.time_ns()
-        self._id = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._start_ns // 10**9)) + "-" + secrets.token_hex(4)
+        self._id = keys.new_snapshot_id(self._start_ns)
         self._warnings = SnapshotWarnings()
         self._meter = Meter(STAGES, leading=Stage.PACK)
         self._crew = Crew(cancel, on_stop=engine.abort)
