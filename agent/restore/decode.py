@@ -16,7 +16,7 @@ class Decoder:
     """Decodes chunks. One per thread: it keeps one block, and a whole chunk once a pack was decoded."""
 
     def __init__(self) -> None:
-        self._block = memoryview(bytearray(frame.BLOCK_SIZE))
+        self._block = anonymous(frame.BLOCK_SIZE)
         self._pack = anonymous(MAX_CHUNK_SIZE)
 
     def pack(self, stored: memoryview, chunk: Chunk) -> memoryview:
@@ -38,8 +38,13 @@ class Decoder:
             raise DataLossError("its bytes do not match its id")
         return raw
 
-    def stream(self, stored: memoryview, chunk: Chunk, take: Callable[[int, memoryview], None]) -> None:
+    def stream(
+        self, stored: memoryview, chunk: Chunk, take: Callable[[int, memoryview], None], at_page: bool = False
+    ) -> None:
         """Hands the raw bytes of a chunk to ``take`` (position, bytes) block by block, before all are verified.
+
+        Args:
+            at_page: hand out only memory that begins at a page, which takes a copy of blocks that are stored raw.
 
         Raises:
             DataLossError: the bytes are not those of the chunk; what was taken must not be kept.
@@ -50,6 +55,9 @@ class Decoder:
         for block in frame.blocks(stored, chunk.raw_size):
             raw = frame.decode(block, self._block)
             hasher.update(raw)
+            if at_page and block.is_raw:
+                self._block[: len(raw)] = raw
+                raw = self._block[: len(raw)]
             take(position, raw)
             position += block.raw_size
         if hasher.digest() != chunk.id:

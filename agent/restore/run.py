@@ -20,6 +20,7 @@ from agent.repository.repository import Repository
 from agent.restore.directories import Directories
 from agent.restore.fetch import Damage, Fetcher
 from agent.restore.metadata import Metadata
+from agent.restore.page_cache import bypasses, free_memory
 from agent.restore.plan import RestorePlan, make_plan
 from agent.restore.request import IfNotEmpty, RestoreRequest
 from agent.restore.selection import Selection
@@ -86,6 +87,9 @@ class _Restore:
         self._warnings = Warnings()
         self._metadata = Metadata(self._warnings)
         self._damage = Damage()
+        large_bytes = sum(file.entry.data_size for file in plan.large_files())
+        cores = len(os.sched_getaffinity(0))
+        self._bypasses_cache = bypasses(request.transfer.page_cache, large_bytes, free_memory(), cores)
         self._meter = Meter(STAGES, leading=Stage.WRITE)
         self._transferred = [0, 0]
 
@@ -156,7 +160,7 @@ class _Restore:
         )
 
     def _writer(self, target: Target, crew: Crew) -> Writer:
-        return Writer(target, self._request.if_not_empty, self._metadata, crew, self._warnings)
+        return Writer(target, self._request.if_not_empty, self._metadata, self._bypasses_cache, crew, self._warnings)
 
     def _link(self, target: Target, crew: Crew) -> int:
         """Makes further names of hard-linked files; those of lost files are left out. Returns how many."""

@@ -16,8 +16,9 @@ from agent.repository.model import Entry, EntryType
 from agent.restore.decode import Decoder
 from agent.restore.fetch import Damage, Fetched, Fetcher
 from agent.restore.plan import LargeFile, PackJob, SegmentJob, SegmentTarget
+from agent.restore.segment_file import SegmentFile
 from agent.restore.selection import Selection
-from agent.restore.writer import Writer, write_content
+from agent.restore.writer import Writer
 from agent.storage.engine import Incoming
 
 _IN_PACKS = frozenset(
@@ -132,16 +133,16 @@ class Worker:
     def _write_into(self, groups: list[list[SegmentTarget]], job: SegmentJob, incoming: Incoming) -> float:
         """Writes a segment into some files, each with all its places; returns the seconds that writing took."""
         writing = 0.0
-        fds: list[int] = []
+        files: list[SegmentFile] = []
 
         def take(position: int, raw: memoryview) -> None:
             nonlocal writing
             self._crew.check()
             begun = time.monotonic()
-            for target, fd in places:
+            for target, file in places:
                 part = raw[: max(target.size - position, 0)]
                 try:
-                    write_content(fd, target.file.entry, target.start + position, part)
+                    file.write(target.start + position, part)
                 except OSError as error:
                     raise local_error(f"{os.fsdecode(target.file.entry.path)} cannot be written", error) from error
             writing += time.monotonic() - begun
@@ -149,12 +150,12 @@ class Worker:
         try:
             for group in groups:
                 self._writer.begin_large(group[0].file)
-                fds.append(self._writer.open_large(group[0].file))
-            places = [(target, fd) for group, fd in zip(groups, fds, strict=True) for target in group]
-            self._decoder.stream(incoming.view, job.chunk, take)
+                files.append(self._writer.open_large(group[0].file))
+            places = [(target, file) for group, file in zip(groups, files, strict=True) for target in group]
+            self._decoder.stream(incoming.view, job.chunk, take, at_page=self._writer.bypasses_cache)
         finally:
-            for fd in fds:
-                os.close(fd)
+            for file in files:
+                file.close()
         return writing
 
     def _segment_written(self, file: LargeFile) -> None:

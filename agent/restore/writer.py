@@ -12,11 +12,11 @@ from agent.pipeline.beneath import Beneath, remove
 from agent.pipeline.crew import Crew
 from agent.pipeline.local_errors import local_error
 from agent.pipeline.warnings import Warnings
-from agent.repository.extents import content_spans
 from agent.repository.model import Entry, EntryType
 from agent.restore.metadata import Metadata
 from agent.restore.plan import LargeFile
 from agent.restore.request import IfNotEmpty
+from agent.restore.segment_file import SegmentFile, write_content
 from agent.restore.target import WORK_FOLDER_PREFIX, Target
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,14 +28,25 @@ _numbers = itertools.count()
 
 
 class Writer:
-    """Writes into one target. One per thread: it keeps the directories of the last path open."""
+    """Writes into one target. One per thread: it keeps the directories of the last path open.
+
+    Attributes:
+        bypasses_cache: large files are written past the page cache, where the file system can.
+    """
 
     def __init__(
-        self, target: Target, if_not_empty: IfNotEmpty, metadata: Metadata, crew: Crew, warnings: Warnings
+        self,
+        target: Target,
+        if_not_empty: IfNotEmpty,
+        metadata: Metadata,
+        bypasses_cache: bool,
+        crew: Crew,
+        warnings: Warnings,
     ) -> None:
         self._target = target
         self._if_not_empty = if_not_empty
         self._metadata = metadata
+        self.bypasses_cache = bypasses_cache
         self._crew = crew
         self._warnings = warnings
         self._beneath = Beneath(target.root_fd)
@@ -83,10 +94,10 @@ class Writer:
                 raise _cannot_write(file.entry, error) from error
             file.is_begun = True
 
-    def open_large(self, file: LargeFile) -> int:
-        """Returns a descriptor for writing into the unfinished file; the caller closes it."""
+    def open_large(self, file: LargeFile) -> SegmentFile:
+        """Opens the unfinished file for writing blocks; the caller closes it."""
         folder_fd, name = self._unfinished(file)
-        return os.open(name, _WRITE_FLAGS, dir_fd=folder_fd)
+        return SegmentFile(os.open(name, _WRITE_FLAGS, dir_fd=folder_fd), file.entry, self.bypasses_cache)
 
     def publish_large(self, file: LargeFile) -> None:
         """Gives a complete large file its metadata and its final name."""
@@ -206,17 +217,6 @@ class Writer:
             self._target.not_made.add(entry.path)
             return False
         return True
-
-
-def write_content(fd: int, entry: Entry, start: int, content: memoryview) -> None:
-    """Writes stored content that begins at ``start`` to where it belongs in the file."""
-    done = 0
-    for offset, length in content_spans(entry, start, len(content)):
-        end = done + length
-        while done < end:
-            count = os.pwrite(fd, content[done:end], offset)
-            done += count
-            offset += count
 
 
 def apply_once(action: Callable[[], None], entry: Entry) -> None:

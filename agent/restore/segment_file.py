@@ -1,0 +1,83 @@
+"""Writes blocks into an unfinished large file, past the page cache if asked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from agent.repository.extents import content_spans
+from agent.repository.model import Entry
+
+ALIGNMENT = 4096
+"""Offsets, sizes and addresses of direct writes are multiples of this, which suits every disk in use."""
+
+
+class SegmentFile:
+    """An unfinished large file that one thread writes blocks into.
+
+    Args:
+        fd: a descriptor for writing; closed with this object.
+        bypass: write past the page cache, where the file system can.
+    """
+
+    def __init__(self, fd: int, entry: Entry, bypass: bool) -> None:
+        self._fd = fd
+        self._entry = entry
+        # The runs of a sparse file begin anywhere.
+        self._is_direct = bypass and not entry.sparse and _set_direct(fd, True)
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        os.close(self._fd)
+
+    def write(self, start: int, content: memoryview) -> None:
+        """Writes stored content that begins at ``start`` to where it belongs; past the cache from a page's begin on."""
+        if self._is_direct and start % ALIGNMENT == 0:
+            self._write_direct(start, content)
+        else:
+            self._buffered()
+            write_content(self._fd, self._entry, start, content)
+
+    def _write_direct(self, start: int, content: memoryview) -> None:
+        whole = len(content) // ALIGNMENT * ALIGNMENT
+        done = 0
+        try:
+            while done < whole:
+                done += os.pwrite(self._fd, content[done:whole], start + done)
+                if done % ALIGNMENT:
+                    break
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+        if done < len(content):
+            # The file's last bytes, or a file system that takes direct writes only sometimes.
+            self._buffered()
+            write_content(self._fd, self._entry, start + done, content[done:])
+
+    def _buffered(self) -> None:
+        if self._is_direct:
+            _set_direct(self._fd, False)
+            self._is_direct = False
+
+
+def write_content(fd: int, entry: Entry, start: int, content: memoryview) -> None:
+    """Writes stored content that begins at ``start`` to where it belongs in the file."""
+    done = 0
+    for offset, length in content_spans(entry, start, len(content)):
+        end = done + length
+        while done < end:
+            count = os.pwrite(fd, content[done:end], offset)
+            done += count
+            offset += count
+
+
+def _set_direct(fd: int, is_direct: bool) -> bool:
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_DIRECT if is_direct else flags & ~os.O_DIRECT)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
