@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (FileNotFoundError, WorkspaceError) as error:
         print(f"make bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("make bench: interrupted; deleting what it made", file=sys.stderr)
+        return 130
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print()
@@ -115,4 +119,6 @@ def _is_sound(section: Section) -> bool:
 
 if __name__ == "__main__":
     os.umask(0o022)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job ignores the first otherwise
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())
