@@ -1,33 +1,26 @@
-"""Where a restore goes: into targets that are not empty, of single paths, and without privilege."""
+"""Where a restore goes: into targets that are not empty, and of single paths."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from agent.errors import (
     InvalidRequestError,
     LocalIoError,
-    LocalPermissionError,
     NotADirectoryPathError,
     TargetNotEmptyError,
 )
-from agent.events import ChunkFinished, FileReady, Progress, ScanTotals, WarningRaised
-from agent.restore.request import IfNotEmpty, RestoreRequest
-from tests.support.pipelines import Pipelines, leftovers, memory_folder
-from tests.support.trees import Device, Directory, File, HardLink, Node, Seeded, Symlink, build, compare, facts
-
-IS_ROOT = os.geteuid() == 0
-NOBODY = 65534
+from agent.restore.request import IfNotEmpty
+from tests.support.pipelines import leftovers, memory_folder
+from tests.support.saved import Saved
+from tests.support.trees import Directory, File, HardLink, Node, Seeded, Symlink, build, facts
 
 OVERWRITE, MIRROR = IfNotEmpty.OVERWRITE, IfNotEmpty.MIRROR
 
@@ -40,7 +33,6 @@ TREE: list[Node] = [
     Symlink(b"link", b"dir/file"),
     Directory(b"empty"),
 ]
-LARGE = 5000
 
 
 @pytest.fixture
@@ -50,32 +42,6 @@ def folder() -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
-
-
-class Saved:
-    """A saved workspace and a target to restore it into."""
-
-    def __init__(self, folder: Path, nodes: list[Node]) -> None:
-        self.folder = folder
-        self.workspace = folder / "workspace"
-        self.target = folder / "target"
-        self.outside = folder / "outside"
-        self.outside.mkdir()
-        (self.outside / "file").write_text("outside")
-        build(os.fsencode(self.workspace), nodes)
-        self.pipelines = Pipelines(folder)
-        self.pipelines.snapshot(os.fsencode(self.workspace), large_file_size=LARGE)
-
-    def restore(self, if_not_empty: IfNotEmpty = IfNotEmpty.FAIL, *paths: bytes) -> None:
-        before = facts(os.fsencode(self.outside))
-        try:
-            self.pipelines.restore(os.fsencode(self.target), if_not_empty=if_not_empty, paths=paths)
-        finally:
-            assert facts(os.fsencode(self.outside)) == before
-            assert leftovers(os.fsencode(self.target)) == []
-
-    def differences(self) -> list[str]:
-        return compare(os.fsencode(self.workspace), os.fsencode(self.target))
 
 
 @pytest.fixture
@@ -270,119 +236,3 @@ def paths_below(folder: Path) -> Iterator[bytes]:
     for above, folders, files in os.walk(root):
         for name in folders + files:
             yield os.path.relpath(os.path.join(above, name), root)
-
-
-AS_NOBODY = """
-import sys, threading
-import msgspec
-from agent.errors import GpusnapError
-from agent.restore.request import RestoreRequest
-from agent.restore.run import run
-request = msgspec.json.decode(sys.argv[1], type=RestoreRequest)
-def emit(event):
-    sys.stdout.buffer.write(msgspec.json.encode(event) + b"\\n")
-run(request, emit, threading.Event())
-"""
-
-
-def restore_as_nobody(saved: Saved, **fields: object) -> Pipelines:
-    """Restores in a process without privilege and returns pipelines with what it emitted."""
-    staging = saved.folder / "staging-nobody"
-    staging.mkdir()
-    os.chown(staging, NOBODY, NOBODY)
-    for above, folders, files in os.walk(saved.pipelines.store_folder):
-        for name in [above, *(os.path.join(above, name) for name in folders + files)]:
-            os.chown(name, NOBODY, NOBODY)
-    request = RestoreRequest(
-        operation="restore-nobody",
-        snapshot="latest",
-        target=os.fsencode(saved.target),
-        staging_dir=str(staging),
-        storage=saved.pipelines.storage,
-        transfer=saved.pipelines.transfer,
-    )
-    request = msgspec.structs.replace(request, **fields)
-    privilege = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--inh-caps=-all"]
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [*privilege, sys.executable, "-c", AS_NOBODY, msgspec.json.encode(request).decode()],
-        capture_output=True,
-        check=False,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root}/proto", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    decoder = msgspec.json.Decoder(ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised)
-    saved.pipelines.events = [decoder.decode(line) for line in done.stdout.splitlines()]
-    return saved.pipelines
-
-
-needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can give up privilege")
-
-
-@needs_root
-def test_what_needs_privilege_is_a_warning_that_names_the_files(folder: Path) -> None:
-    nobody = (NOBODY, NOBODY)
-    saved = Saved(
-        folder,
-        [
-            Directory(b"", owner=nobody),
-            Directory(b"root's", owner=(0, 0), mode=0o2750),
-            File(b"root's/set id", b"x", owner=(0, 0), mode=0o6755),
-            File(b"mine", b"x", owner=nobody, mode=0o4755),
-            File(b"read only", Seeded(7000), owner=nobody, mode=0o400, xattrs=((b"user.a", b"b"),)),
-            Directory(b"closed", owner=nobody, mode=0o500),
-            File(b"closed/file", b"x", owner=nobody),
-            Symlink(b"link", b"mine", owner=(0, 0)),
-            Device(b"null", owner=nobody),
-            HardLink(b"null too", b"null"),
-            File(b"trusted", b"x", owner=nobody, xattrs=((b"trusted.a", b"b"),)),
-        ],
-    )
-    saved.target.mkdir()
-    os.chown(saved.target, NOBODY, NOBODY)
-    warned = restore_as_nobody(saved).warned()
-    assert warned == {
-        "OWNER_NOT_RESTORED": {b"root's", b"root's/set id", b"link"},
-        "DEVICE_NOT_RESTORED": {b"null"},
-        "LINK_NOT_RESTORED": {b"null too"},
-        "XATTR_NOT_RESTORED": {b"trusted"},
-    }
-    assert stat.S_IMODE((saved.target / "root's/set id").stat().st_mode) == 0o755
-    assert stat.S_IMODE((saved.target / "root's").stat().st_mode) == 0o750
-    assert stat.S_IMODE((saved.target / "mine").stat().st_mode) == 0o4755
-    differences = compare(os.fsencode(saved.workspace), os.fsencode(saved.target), owners=False)
-    assert sorted(line.split(":")[0] for line in differences) == [
-        "null", "null too", "root's", "root's/set id", "trusted",
-    ]  # fmt: skip
-    assert leftovers(os.fsencode(saved.target)) == []
-
-
-@needs_root
-def test_a_target_of_another_user_that_may_be_written(folder: Path) -> None:
-    saved = Saved(folder, [Directory(b"", owner=(0, 0)), File(b"file", b"x", owner=(NOBODY, NOBODY))])
-    saved.target.mkdir()
-    saved.target.chmod(0o777)
-    warned = restore_as_nobody(saved).warned()
-    assert warned["METADATA_NOT_RESTORED"] == {b""}
-    assert (saved.target / "file").read_text() == "x"
-
-
-@needs_root
-def test_a_folder_without_access_is_opened_for_its_owner(folder: Path) -> None:
-    nobody = (NOBODY, NOBODY)
-    nodes: list[Node] = [Directory(b"", owner=nobody), Directory(b"d", owner=nobody), File(b"d/f", b"x", owner=nobody)]
-    saved = Saved(folder, nodes)
-    build(os.fsencode(saved.target), [Directory(b"", owner=nobody), Directory(b"d", owner=nobody, mode=0)])
-    restore_as_nobody(saved, if_not_empty=OVERWRITE)
-    assert saved.pipelines.warned() == {}
-    assert saved.differences() == []
-
-
-@needs_root
-def test_a_target_that_may_not_be_written_is_refused(folder: Path) -> None:
-    saved = Saved(folder, TREE)
-    saved.target.mkdir()
-    with pytest.raises(AssertionError, match=LocalPermissionError.__name__):
-        restore_as_nobody(saved)
-    assert os.listdir(saved.target) == []

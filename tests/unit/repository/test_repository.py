@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,15 +23,16 @@ from agent.repository.model import Entry
 from agent.repository.repository import Repository
 from agent.storage.directory import DirectoryStore
 from tests.support import forging
+from tests.support.pipelines import memory_folder
 
 IDS = ["20261123T110512Z-4f2a9c01", "20261123T110512Z-4f2b0000", "20261124T000000Z-00000000"]
 ENTRIES = [forging.directory(b""), *(forging.directory(path) for path in (b"a", b"a/b", b"a/c", b"a.b", b"b"))]
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    (tmp_path / "store").mkdir()
-    return Repository(DirectoryStore(str(tmp_path / "store"), "some/prefix"))
+def repository() -> Iterator[Repository]:
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as folder:
+        yield Repository(DirectoryStore(folder, "some/prefix"))
 
 
 def commit(repository: Repository, folder: Path, snapshot_id: str, entries: list[Entry] = ENTRIES) -> None:

@@ -44,6 +44,9 @@ class Packed:
         scanner = Scanner(os.fsencode(workspace), Filter(), ScanConfig(), False, self.warnings)
         (planned,) = plan(scanner.entries(), 16 << 20)
         assert isinstance(planned, PackPlan)
+        # The pack is as full as a plan can make it: no file has more room than its own bound.
+        bounds = planned.bounds[:-1]
+        planned = PackPlan(planned.entries, [*bounds, MAX_CHUNK_SIZE - sum(bounds)])
         change(workspace / "m")
         (folder / "store").mkdir()
         storage = StorageConfig(provider=Provider.LOCAL, endpoint=str(folder / "store"))

@@ -1,0 +1,61 @@
+"""A workspace that is saved in a local repository, to be damaged and restored."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from agent.repository.model import Chunk
+from agent.restore.request import IfNotEmpty
+from tests.support.pipelines import Pipelines, leftovers
+from tests.support.trees import File, Node, build, compare, facts
+
+LARGE = 5000
+"""Files of at least this many bytes are large ones in these workspaces."""
+
+
+class Saved:
+    """Builds ``nodes`` in ``folder`` and saves them.
+
+    Attributes:
+        workspace, target: what was saved, and where it is restored.
+        outside: a folder that no restore may touch.
+    """
+
+    def __init__(self, folder: Path, nodes: list[Node]) -> None:
+        self.folder = folder
+        self.workspace, self.target, self.outside = folder / "workspace", folder / "target", folder / "outside"
+        build(os.fsencode(self.outside), [File(b"file", b"outside")])
+        build(os.fsencode(self.workspace), nodes)
+        self.pipelines = Pipelines(folder)
+        self.id = self.pipelines.snapshot(os.fsencode(self.workspace), large_file_size=LARGE).snapshot_id
+        self.entries = self.pipelines.entries(self.id)
+        self.chunks = self.pipelines.chunks(self.id)
+
+    def chunk_of(self, path: bytes) -> Chunk:
+        """Returns the (first) chunk that holds the content of a file."""
+        entry = self.entries[path]
+        return self.chunks[entry.chunk + (1 if entry.segments else 0)]
+
+    def restore(
+        self, if_not_empty: IfNotEmpty = IfNotEmpty.FAIL, *paths: bytes, cancel: threading.Event | None = None
+    ) -> None:
+        """Restores; whether that succeeds or not, nothing outside is touched and nothing unfinished is left."""
+        before = facts(os.fsencode(self.outside))
+        target = os.fsencode(self.target)
+        try:
+            self.pipelines.restore(target, self.id, if_not_empty=if_not_empty, paths=paths, cancel=cancel)
+        finally:
+            assert facts(os.fsencode(self.outside)) == before
+            assert leftovers(target) == []
+
+    def differences(self) -> list[str]:
+        """Returns what is not in the target as it was in the workspace."""
+        return compare(os.fsencode(self.workspace), os.fsencode(self.target))
+
+    def missing(self) -> set[str]:
+        """Returns what of the workspace is not in the target; all else must be identical."""
+        lines = [line for line in self.differences() if "a hard link of" not in line]
+        assert all(line.endswith(": missing") for line in lines), lines
+        return {line.removesuffix(": missing") for line in lines}
