@@ -21,10 +21,9 @@ from agent.repository.model import Entry, EntryType, order
 from agent.repository.validate import ArchiveCheck
 from agent.snapshot.filters import CACHE_TAG_SIGNATURE, Filter
 from agent.snapshot.scan import MAX_XATTR_BYTES, WORK_FOLDER_PREFIX, Scanner
+from tests.support.children import needs_root, run_python, with_tmpfs
 from tests.support.pipelines import memory_folder
 from tests.support.trees import Directory, Fifo, File, HardLink, Node, Seeded, Sparse, Symlink, build, trees
-
-IS_ROOT = os.geteuid() == 0
 
 
 def scan(
@@ -195,24 +194,17 @@ import sys
 from pathlib import Path
 from tests.unit.snapshot.test_scan import paths, scan
 root = Path(sys.argv[1])
+(root / "mount/file").write_text("x")
 print(paths(scan(root)), paths(scan(root, one_file_system=True)))
 """
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root can mount file systems")
+@needs_root
 def test_one_file_system_keeps_the_mount_point_and_nothing_below(tmp_path: Path) -> None:
     mount = tmp_path / "root/mount"
     mount.mkdir(parents=True)
-    script = f'mount -t tmpfs tmpfs "{mount}" && touch "{mount}/file" && exec "$@"'
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", ONE_FILE_SYSTEM, str(tmp_path / "root")],
-        capture_output=True,
-        check=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root}/proto"},
-    )
-    assert done.stdout.decode().split("] ") == ["[b'', b'mount', b'mount/file'", "[b'', b'mount']\n"]
+    said = run_python(ONE_FILE_SYSTEM, tmp_path / "root", under=with_tmpfs(mount))
+    assert said.decode().split("] ") == ["[b'', b'mount', b'mount/file'", "[b'', b'mount']\n"]
 
 
 def test_a_deep_tree_is_scanned_without_recursion(tmp_path: Path) -> None:
