@@ -55,6 +55,22 @@ class ChunkKind(enum.Enum):
     END = "end"
 
 
+class Cause(enum.Enum):
+    """What a working thread spends its time on."""
+
+    PROCESSOR = "processor"
+    STORE = "store"
+    DISK = "disk"
+    SCAN = "scan"
+
+
+class Occupation(msgspec.Struct, frozen=True):
+    """Seconds that working threads spent on one cause, summed over threads."""
+
+    cause: Cause
+    seconds: float
+
+
 class ClassTotals(msgspec.Struct, frozen=True):
     """Files of one class (models, or other) and their stored content in bytes."""
 
@@ -123,7 +139,7 @@ class WarningRaised(msgspec.Struct, frozen=True, tag="warning"):
 
 
 class OperationResult(msgspec.Struct, frozen=True):
-    """What an operation did."""
+    """What an operation did. ``occupation`` has the largest cause first: that one held it back."""
 
     snapshot_id: str
     totals: ScanTotals = ScanTotals()
@@ -136,6 +152,7 @@ class OperationResult(msgspec.Struct, frozen=True):
     engine: str = ""
     engine_reason: str = ""
     stages: tuple[StageProgress, ...] = ()
+    occupation: tuple[Occupation, ...] = ()
 
 
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):

@@ -87,6 +87,18 @@ class Metrics:
             ("operation",),
             registry=registry,
         )
+        self._thread_seconds = Counter(
+            "gpusnap_thread_seconds",
+            "Seconds of working threads of operations that ended, by what they were spent on",
+            ("operation", "cause"),
+            registry=registry,
+        )
+        self._stage_seconds = Counter(
+            "gpusnap_stage_busy_seconds",
+            "Seconds that threads and transfers worked on a stage",
+            ("operation", "stage"),
+            registry=registry,
+        )
         self._running = Gauge("gpusnap_operations_running", "Operations that have not ended", registry=registry)
         self._warnings = Counter(
             "gpusnap_warnings",
@@ -136,6 +148,8 @@ class Metrics:
             self._duration.labels(kind.value, outcome).observe((time_ns - seen.start_ns) / 1e9)
             for stage in result.stages if result is not None else ():
                 self._add_stage(seen, stage)
+        for occupation in result.occupation if result is not None else ():
+            self._thread_seconds.labels(kind.value, occupation.cause.value).inc(occupation.seconds)
         if completed.state is OperationState.SUCCEEDED and result is not None:
             self._last_success.labels(kind.value).set(time_ns / 1e9)
             if result.seconds > 0:
@@ -146,6 +160,10 @@ class Metrics:
     def _add_stage(self, seen: _Seen, stage: StageProgress) -> None:
         if stage.stage is _MAIN_STAGE[seen.kind]:
             seen.rate = stage.bytes_per_second
+        busy_before = seen.busy.get(stage.stage, 0.0)
+        if stage.busy_seconds > busy_before:
+            seen.busy[stage.stage] = stage.busy_seconds
+            self._stage_seconds.labels(seen.kind.value, stage.stage.value).inc(stage.busy_seconds - busy_before)
         if stage.stage is Stage.SCAN:
             return
         if stage.stage is Stage.WRITE:
@@ -174,6 +192,7 @@ class _Seen:
         self.start_ns = start_ns
         self.rate = 0.0
         self.totals: dict[tuple[Stage, str], int] = {}
+        self.busy: dict[Stage, float] = {}
 
 
 class MetricsServer:

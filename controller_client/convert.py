@@ -32,6 +32,7 @@ def enum_table(wrapper: _EnumWrapper, prefix: str, cls: type[_E]) -> dict[int, _
 KINDS = enum_table(pb.OperationKind, "OPERATION_KIND_", model.OperationKind)
 STATES = enum_table(pb.OperationState, "OPERATION_STATE_", model.OperationState)
 STAGES = enum_table(pb.Stage, "STAGE_", model.Stage)
+CAUSES = enum_table(pb.Cause, "CAUSE_", model.Cause)
 CHUNK_KINDS = enum_table(pb.ChunkKind, "CHUNK_KIND_", model.ChunkKind)
 ENTRY_TYPES = enum_table(pb.EntryType, "ENTRY_TYPE_", model.EntryType)
 PROVIDERS = enum_table(pb.Provider, "PROVIDER_", model.Provider)
@@ -138,6 +139,9 @@ def result(message: pb.Result) -> model.OperationResult:
         engine=message.engine,
         engine_reason=message.engine_reason,
         stages=tuple(_stage_progress(stage) for stage in message.stages),
+        occupation=tuple(
+            model.Occupation(CAUSES.get(item.cause, model.Cause.UNKNOWN), item.seconds) for item in message.occupation
+        ),
     )
 
 

@@ -51,6 +51,16 @@ class Stage(enum.Enum):
     FINISH = "finish"
 
 
+class Cause(enum.Enum):
+    """What a working thread spends its time on."""
+
+    UNKNOWN = "unknown"
+    PROCESSOR = "processor"
+    STORE = "store"
+    DISK = "disk"
+    SCAN = "scan"
+
+
 class ChunkKind(enum.Enum):
     """What a chunk holds."""
 
@@ -251,8 +261,19 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Occupation:
+    """Seconds that working threads spent on one cause, summed over threads."""
+
+    cause: Cause
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class OperationResult:
-    """What an operation did; it "completed with warnings" if ``warnings`` is not 0."""
+    """What an operation did; it "completed with warnings" if ``warnings`` is not 0.
+
+    ``occupation`` has the largest cause first: that one held the operation back.
+    """
 
     snapshot_id: str
     totals: ScanTotals = ScanTotals()
@@ -265,6 +286,7 @@ class OperationResult:
     engine: str = ""
     engine_reason: str = ""
     stages: tuple[StageProgress, ...] = ()
+    occupation: tuple[Occupation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

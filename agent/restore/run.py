@@ -13,6 +13,7 @@ from agent.events import Emit, OperationResult, Stage
 from agent.pipeline.crew import Crew, Stopwatch, thread_count
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
+from agent.pipeline.occupation import Occupations
 from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_reader import ManifestReader, read_local
 from agent.repository.model import EntryType
@@ -91,6 +92,7 @@ class _Restore:
         cores = len(os.sched_getaffinity(0))
         self._bypasses_cache = bypasses(request.transfer.page_cache, large_bytes, free_memory(), cores)
         self._meter = Meter(STAGES, leading=Stage.WRITE)
+        self._occupations = Occupations()
         self._transferred = [0, 0]
 
     def run(self) -> OperationResult:
@@ -156,6 +158,7 @@ class _Restore:
             self._engine.name,
             crew,
             self._meter,
+            self._occupations,
             self._emit,
         )
 
@@ -217,6 +220,7 @@ class _Restore:
             warnings=self._warnings.count,
             engine=self._engine.name,
             engine_reason=engine_reason(self._request.storage, self._request.transfer),
+            occupation=self._occupations.totals(),
             stages=stages,
         )
 

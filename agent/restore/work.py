@@ -7,10 +7,11 @@ import os
 import time
 
 from agent.errors import DataLossError, ObjectNotFoundError
-from agent.events import ChunkFinished, Emit, FileReady, Stage
+from agent.events import Cause, ChunkFinished, Emit, FileReady, Stage
 from agent.pipeline.crew import Crew
 from agent.pipeline.local_errors import local_error
 from agent.pipeline.meter import Meter
+from agent.pipeline.occupation import Occupations
 from agent.repository.manifest_reader import ManifestReader
 from agent.repository.model import Entry, EntryType
 from agent.restore.decode import Decoder
@@ -42,6 +43,7 @@ class Worker:
         engine_name: str,
         crew: Crew,
         meter: Meter,
+        occupations: Occupations,
         emit: Emit,
     ) -> None:
         self._fetcher = fetcher
@@ -52,16 +54,22 @@ class Worker:
         self._engine_name = engine_name
         self._crew = crew
         self._meter = meter
+        self._occupations = occupations
         self._emit = emit
         self._decoder = Decoder()
 
     def run(self) -> None:
         """Works until no chunk is left."""
         try:
-            while (fetched := self._fetcher.take()) is not None:
-                self._handle(fetched)
+            with self._occupations.thread():
+                while (fetched := self._take()) is not None:
+                    self._handle(fetched)
         finally:
             self._writer.close()
+
+    def _take(self) -> Fetched | None:
+        with self._occupations.waiting(Cause.STORE):
+            return self._fetcher.take()
 
     def _handle(self, fetched: Fetched) -> None:
         job = fetched.job

@@ -54,6 +54,12 @@ STAGES: Mapping[events.Stage, pb.Stage.ValueType] = {
     events.Stage.WRITE: pb.STAGE_WRITE,
     events.Stage.FINISH: pb.STAGE_FINISH,
 }
+CAUSES: Mapping[events.Cause, pb.Cause.ValueType] = {
+    events.Cause.PROCESSOR: pb.CAUSE_PROCESSOR,
+    events.Cause.STORE: pb.CAUSE_STORE,
+    events.Cause.DISK: pb.CAUSE_DISK,
+    events.Cause.SCAN: pb.CAUSE_SCAN,
+}
 CHUNK_KINDS: Mapping[events.ChunkKind, pb.ChunkKind.ValueType] = {
     events.ChunkKind.PACK: pb.CHUNK_KIND_PACK,
     events.ChunkKind.HEADER: pb.CHUNK_KIND_HEADER,
@@ -288,6 +294,7 @@ def result(value: events.OperationResult) -> pb.Result:
         engine=value.engine,
         engine_reason=value.engine_reason,
         stages=[stage_progress(stage) for stage in value.stages],
+        occupation=[pb.Occupation(cause=CAUSES[item.cause], seconds=item.seconds) for item in value.occupation],
     )
 
 

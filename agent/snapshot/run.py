@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator
 
 from agent import __version__
-from agent.events import ChunkKind, Emit, OperationResult, ScanTotals, Stage
+from agent.events import Cause, ChunkKind, Emit, OperationResult, ScanTotals, Stage
 from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath
 from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch, thread_count
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
+from agent.pipeline.occupation import Occupations
 from agent.repository import keys
 from agent.repository.frame import Encoder
 from agent.repository.manifest_writer import ManifestWriter
@@ -87,6 +88,7 @@ class _Snapshot:
         self._id = keys.new_snapshot_id(self._start_ns)
         self._warnings = SnapshotWarnings()
         self._meter = Meter(STAGES, leading=Stage.PACK)
+        self._occupations = Occupations()
         self._crew = Crew(cancel, on_stop=engine.abort)
         self._scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings)
         self._batches: Channel[list[Entry] | None] = Channel(self._crew, SCAN_BATCHES_AHEAD)
@@ -107,14 +109,17 @@ class _Snapshot:
     def _run(self, root_fd: int) -> OperationResult:
         manifest_path = os.path.join(self._request.staging_dir, "manifest")
         known = read_known(self._repository, self._host, self._request.workspace, self._warnings)
-        sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._emit)
+        sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._occupations, self._emit)
         with open(manifest_path, "xb") as file:
             writer = ManifestWriter(file)
             assembly = Assembly(writer, self._allowance, self._warnings)
             self._move(root_fd, sink, assembly)
             with Stopwatch() as watch:
                 end = sink.put(memoryview(END_OF_ARCHIVE), ChunkKind.END, Encoder())
-                sink.wait()
+                with Stopwatch() as last_uploads:
+                    sink.wait()
+                # No thread works any more: all of them would wait for the store.
+                self._occupations.add(Cause.STORE, last_uploads.seconds * self._threads)
                 table = sink.table([*assembly.chunks, end])
                 summary = self._summary(table, assembly.totals, known.parent)
                 writer.finish(summary, table, self._warnings.kept)
@@ -133,6 +138,7 @@ class _Snapshot:
             warnings=self._warnings.count,
             engine=self._engine.name,
             engine_reason=engine_reason(self._request.storage, self._request.transfer),
+            occupation=self._occupations.totals(),
             stages=self._meter.stages(),
         )
 
@@ -198,13 +204,18 @@ class _Snapshot:
     def _pack(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
         packer = Packer(root_fd, sink, assembly, self._crew, self._meter, self._warnings)
         try:
-            while (task := self._tasks.get()) is not None:
-                if isinstance(task, PackTask):
-                    packer.pack(task)
-                else:
-                    packer.segment(task)
+            with self._occupations.thread():
+                while (task := self._next_task()) is not None:
+                    if isinstance(task, PackTask):
+                        packer.pack(task)
+                    else:
+                        packer.segment(task)
         finally:
             packer.close()
+
+    def _next_task(self) -> PackTask | SegmentTask | None:
+        with self._occupations.waiting(Cause.SCAN):
+            return self._tasks.get()
 
     def _summary(self, table: list[Chunk], totals: ScanTotals, parent: str) -> SnapshotSummary:
         return SnapshotSummary(

@@ -9,9 +9,10 @@ from concurrent.futures import Future
 import msgspec
 from blake3 import blake3
 
-from agent.events import ChunkFinished, ChunkKind, Emit, Stage
+from agent.events import Cause, ChunkFinished, ChunkKind, Emit, Stage
 from agent.pipeline.crew import Allowance, Crew, Stopwatch
 from agent.pipeline.meter import Meter
+from agent.pipeline.occupation import Occupations
 from agent.repository import keys
 from agent.repository.frame import Encoder, max_stored_size
 from agent.repository.model import Chunk
@@ -37,11 +38,18 @@ class ChunkSink:
     """
 
     def __init__(
-        self, engine: TransferEngine, known: Mapping[bytes, int], crew: Crew, meter: Meter, emit: Emit
+        self,
+        engine: TransferEngine,
+        known: Mapping[bytes, int],
+        crew: Crew,
+        meter: Meter,
+        occupations: Occupations,
+        emit: Emit,
     ) -> None:
         self._engine = engine
         self._crew = crew
         self._meter = meter
+        self._occupations = occupations
         self._emit = emit
         self._lock = threading.Lock()
         self._stored_sizes: dict[bytes, int] = dict(known)
@@ -66,12 +74,13 @@ class ChunkSink:
             self._emit(ChunkFinished(chunk.id.hex(), kind, len(raw), stored_size, reused=True))
             return chunk
         self._crew.check()
-        self._uploads.take(1)
-        outgoing = self._engine.outgoing(max_stored_size(len(raw)))
+        with self._occupations.waiting(Cause.STORE):
+            self._uploads.take(1)
+            outgoing = self._engine.outgoing(max_stored_size(len(raw)))
         try:
-            with watch:
+            with Stopwatch() as writing:
                 stored_size = self._write(outgoing, raw, encoder)
-            self._meter.add(Stage.COMPRESS, len(raw), busy_seconds=watch.seconds)
+            self._meter.add(Stage.COMPRESS, len(raw), busy_seconds=watch.seconds + writing.seconds)
         except BaseException:
             outgoing.release()
             raise

@@ -77,6 +77,9 @@ def summary(result: OperationResult) -> str:
     parts = [took + speed, _moved(result)]
     if result.engine:
         parts.append(f"engine {show_text(result.engine)}")
+    if result.occupation:
+        # The largest comes first.
+        parts.append(f"held back by the {result.occupation[0].cause.value}")
     if result.warnings:
         parts.append(units.count(result.warnings, "warning"))
     return "; ".join(parts)

@@ -49,6 +49,9 @@ def show_results(console: Console, snapshot: OperationResult, restore: Operation
         stages.add_section()
     console.print(stages)
     console.print(f"engine: {restore.engine}, {restore.engine_reason}", highlight=False)
+    for name, result in (("snapshot", snapshot), ("restore", restore)):
+        spent = ", ".join(f"{item.cause.value} {item.seconds:.1f} s" for item in result.occupation)
+        console.print(f"{name}: its threads spent {spent}", highlight=False)
 
 
 _TOTALS = ("files", "MB", "MB of models", "chunks", "chunks moved", "MB moved", "seconds", "MB/s")

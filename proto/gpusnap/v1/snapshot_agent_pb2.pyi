@@ -241,6 +241,38 @@ STAGE_FINISH: Stage.ValueType  # 9
 """Hard links, and times and modes of directories (restore)."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
+class _Cause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Cause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CAUSE_UNSPECIFIED: _Cause.ValueType  # 0
+    """Never sent."""
+    CAUSE_PROCESSOR: _Cause.ValueType  # 1
+    """Computing, or in line for a processor."""
+    CAUSE_STORE: _Cause.ValueType  # 2
+    """Waiting for the store or the network."""
+    CAUSE_DISK: _Cause.ValueType  # 3
+    """Waiting for local reads or writes."""
+    CAUSE_SCAN: _Cause.ValueType  # 4
+    """Waiting for the scan of the workspace (snapshot)."""
+
+class Cause(_Cause, metaclass=_CauseEnumTypeWrapper):
+    """Cause is what a working thread spends its time on."""
+
+CAUSE_UNSPECIFIED: Cause.ValueType  # 0
+"""Never sent."""
+CAUSE_PROCESSOR: Cause.ValueType  # 1
+"""Computing, or in line for a processor."""
+CAUSE_STORE: Cause.ValueType  # 2
+"""Waiting for the store or the network."""
+CAUSE_DISK: Cause.ValueType  # 3
+"""Waiting for local reads or writes."""
+CAUSE_SCAN: Cause.ValueType  # 4
+"""Waiting for the scan of the workspace (snapshot)."""
+Global___Cause: _TypeAlias = Cause  # noqa: Y015
+
 class _EntryType:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1112,6 +1144,7 @@ class Result(_message.Message):
     ENGINE_FIELD_NUMBER: _builtins.int
     ENGINE_REASON_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
+    OCCUPATION_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
     """The snapshot that was committed or restored."""
     chunks: _builtins.int
@@ -1138,6 +1171,10 @@ class Result(_message.Message):
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageProgress]:
         """Every stage at the end."""
 
+    @_builtins.property
+    def occupation(self) -> _containers.RepeatedCompositeFieldContainer[Global___Occupation]:
+        """What the working threads spent their time on, the largest first: that one held the operation back."""
+
     def __init__(
         self,
         *,
@@ -1152,14 +1189,41 @@ class Result(_message.Message):
         engine: _builtins.str = ...,
         engine_reason: _builtins.str = ...,
         stages: _abc.Iterable[Global___StageProgress] | None = ...,
+        occupation: _abc.Iterable[Global___Occupation] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "occupation", b"occupation", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class Occupation(_message.Message):
+    """Occupation is the time that was spent on one cause."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CAUSE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    cause: Global___Cause.ValueType
+    """The cause."""
+    seconds: _builtins.float
+    """Seconds, summed over threads."""
+    def __init__(
+        self,
+        *,
+        cause: Global___Cause.ValueType = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Occupation: _TypeAlias = Occupation  # noqa: Y015
 
 @_typing.final
 class GetOperationRequest(_message.Message):

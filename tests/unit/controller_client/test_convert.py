@@ -19,6 +19,7 @@ TABLES: list[tuple[dict[int, Any], type[enum.Enum], Any]] = [
     (convert.KINDS, model.OperationKind, pb.OperationKind),
     (convert.STATES, model.OperationState, pb.OperationState),
     (convert.STAGES, model.Stage, pb.Stage),
+    (convert.CAUSES, model.Cause, pb.Cause),
     (convert.CHUNK_KINDS, model.ChunkKind, pb.ChunkKind),
     (convert.ENTRY_TYPES, model.EntryType, pb.EntryType),
     (convert.PROVIDERS, model.Provider, pb.Provider),

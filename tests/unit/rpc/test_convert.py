@@ -25,6 +25,7 @@ TABLES: list[tuple[Mapping[Any, int], type[enum.Enum], Any, str]] = [
     (convert.KINDS, events.OperationKind, pb.OperationKind, "OPERATION_KIND_"),
     (convert.STATES, events.OperationState, pb.OperationState, "OPERATION_STATE_"),
     (convert.STAGES, events.Stage, pb.Stage, "STAGE_"),
+    (convert.CAUSES, events.Cause, pb.Cause, "CAUSE_"),
     (convert.CHUNK_KINDS, events.ChunkKind, pb.ChunkKind, "CHUNK_KIND_"),
     (convert.ENTRY_TYPES, EntryType, pb.EntryType, "ENTRY_TYPE_"),
 ]
@@ -46,7 +47,9 @@ def test_every_enum_both_ways(table: Mapping[Any, int], values: type[enum.Enum],
 
 TOTALS = events.ScanTotals(9, 2, 1, events.ClassTotals(3, 100), events.ClassTotals(4, 50), True)
 STAGE = events.StageProgress(events.Stage.WRITE, 1, 2, 3, 4, 5.0, 6.0, 7)
-RESULT = events.OperationResult("s", TOTALS, 1, 2, 3, 4, 5.0, 6, "s5cmd", "why", (STAGE,))
+RESULT = events.OperationResult(
+    "s", TOTALS, 1, 2, 3, 4, 5.0, 6, "s5cmd", "why", (STAGE,), (events.Occupation(events.Cause.STORE, 1.5),)
+)
 DAMAGE = describe(DataLoss("1 chunk", damaged=(DamagedChunk("00", "bad", (b"\xff",)),)))
 
 

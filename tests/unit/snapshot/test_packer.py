@@ -16,6 +16,7 @@ from agent.events import ChunkKind, Stage
 from agent.pipeline.beneath import DIRECTORY_FLAGS
 from agent.pipeline.crew import Allowance, Crew
 from agent.pipeline.meter import Meter
+from agent.pipeline.occupation import Occupations
 from agent.repository import frame
 from agent.repository.manifest_reader import ManifestReader
 from agent.repository.manifest_writer import ManifestWriter
@@ -53,7 +54,7 @@ class Packed:
         engine = open_engine(storage, TransferConfig(), "")
         crew = Crew(threading.Event())
         meter = Meter((Stage.PACK, Stage.COMPRESS, Stage.UPLOAD), leading=Stage.PACK)
-        sink = ChunkSink(engine, {}, crew, meter, lambda _: None)
+        sink = ChunkSink(engine, {}, crew, meter, Occupations(), lambda _: None)
         file = io.BytesIO()
         writer = ManifestWriter(file)
         allowance = Allowance(crew, 1000)
