@@ -82,9 +82,9 @@ class Endurance:
         left = self._policy.seconds
         if self._failing_since is not None:
             left = max(self._failing_since + left - now, 0.0)
-        # Half of the time, so that a connection that is silent leaves time for another.
-        silence = min(STALL_SECONDS, max(self._policy.seconds / 2, SHORTEST_SECONDS), max(left, SHORTEST_SECONDS))
-        return silence, min(ANSWER_SECONDS, max(left, silence))
+        # Half of the time at most, so that a connection that is silent leaves time for another.
+        longest = max(min(left, self._policy.seconds / 2), SHORTEST_SECONDS)
+        return min(STALL_SECONDS, longest), min(ANSWER_SECONDS, longest)
 
     def failed(self, now: float, moved: int, last_moved: float, others_moved: float, wish: float = 0.0) -> float | None:
         """Ends an attempt that failed; returns the seconds until the next one, ``None`` to give up.

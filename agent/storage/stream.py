@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from agent.config.model import StorageConfig, TransferConfig
 from agent.config.provider import ResolvedStorage
 from agent.errors import GpusnapError
-from agent.storage.arena import ARENA_BYTES, Arena
+from agent.storage.arena import ARENA_BYTES, GRAIN, Arena
 from agent.storage.engine import Incoming, Outgoing, TransferReport
 from agent.storage.keys import check_key
 from agent.storage.retry import RetryPolicy
@@ -40,7 +40,8 @@ class StreamEngine:
         self._policy = RetryPolicy(transfer.retry_seconds)
         self._arena = Arena(transfer.staging_size)
         self._pool = Pool(self._requests, transfer.connections)
-        self._part_bytes = min(max(ARENA_BYTES // transfer.connections, SMALLEST_PART), LARGEST_PART)
+        fair = ARENA_BYTES // transfer.connections // GRAIN * GRAIN
+        self._part_bytes = min(max(fair, SMALLEST_PART), LARGEST_PART)
 
     def outgoing(self, size: int) -> OutgoingBuffer:
         """Returns memory for an object; blocks while there is none."""

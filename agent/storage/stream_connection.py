@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 import time
 
 from agent.errors import CancelledError
@@ -18,6 +19,9 @@ TEXT_BYTES = 64 << 10
 
 PIECE_BYTES = 1 << 20
 """Bytes sent or received between two looks at what else happens."""
+
+
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class StaleConnectionError(Exception):
@@ -142,6 +146,9 @@ class Connection:
         """Closes it; the next request opens it anew."""
         connection, self._socket = self._socket, None
         if connection is not None:
+            if self._is_cut:
+                # Reset, so that the kernel does not go on sending what was on its way.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
             connection.close()
         self._answers = 0
         self._ahead = b""

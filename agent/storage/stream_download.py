@@ -141,8 +141,9 @@ class Part:
         """Fetches what is still missing."""
         self._download.check()
         head = connection.request(self._download.requests.get(self.key, self._position, self._end))
-        if head.status == RANGE_NOT_SATISFIABLE and not self._is_whole:
-            raise OtherSizeError
+        if head.status == RANGE_NOT_SATISFIABLE:
+            self._position = self._start
+            raise BrokenAnswerError("the store said a wrong size of the object") if self._is_whole else OtherSizeError
         if head.status not in (200, 206):
             raise refusal(head, connection.read_text())
         self._skip(connection, self._understand(head))
