@@ -182,7 +182,7 @@ class S3Store:
     def _client(self) -> Any:
         with self._lock:
             if self._opened is None:
-                self._opened = _open_client(self._storage, self._resolved, self._policy.seconds)
+                self._opened = open_client(self._storage, self._resolved, self._policy.seconds)
             return self._opened
 
     def _about(self, key: str, action: Callable[[Any, dict[str, str]], Any]) -> Any:
@@ -256,7 +256,8 @@ _NO_CREDENTIALS = (
 )
 
 
-def _open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_seconds: float) -> Any:
+def open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_seconds: float) -> Any:
+    """Returns a boto3 client for a store; nothing is contacted yet."""
     config = Config(
         region_name=resolved.region or None,
         s3={"addressing_style": "path" if resolved.path_style else "auto"},

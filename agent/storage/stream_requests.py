@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import html
-import ipaddress
 import os
 import re
 import ssl
@@ -63,7 +62,8 @@ def address_of(bucket: str, resolved: ResolvedStorage) -> Address:
     assert parts.hostname is not None
     is_tls = parts.scheme == "https"
     host, netloc, path = parts.hostname, parts.netloc, f"/{bucket}"
-    if not resolved.path_style and _DNS_BUCKET.fullmatch(bucket) and not _is_ip(host):
+    # As other S3 clients do: only AWS's own endpoints surely know the bucket in the host's name.
+    if not resolved.path_style and not resolved.endpoint_url and _DNS_BUCKET.fullmatch(bucket):
         host, netloc, path = f"{bucket}.{host}", f"{bucket}.{netloc}", ""
     port = parts.port or (443 if is_tls else 80)
     return Address(host, port, is_tls, netloc.removesuffix(":443" if is_tls else ":80"), path)
@@ -157,14 +157,6 @@ def refusal(head: Head, text: str) -> RefusedError:
 
 def _no_credentials(text: str) -> RefusedError:
     return RefusedError(Failure(FailureKind.ACCESS_DENIED, " ".join(text.split()), "NoCredentialProviders"), 0.0)
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _trust() -> ssl.SSLContext:

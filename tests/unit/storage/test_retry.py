@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import ObjectNotFoundError, StorageUnavailableError
-from agent.storage.retry import LONGEST_DELAY, RetryPolicy
+from agent.storage.retry import (
+    ATTEMPTS_AMONG_PROGRESS,
+    FIRST_DELAY,
+    LONGEST_DELAY,
+    LONGEST_WISH,
+    PROGRESS_BYTES,
+    Endurance,
+    RetryPolicy,
+)
 
 
 @given(st.floats(0.0, 1e6), st.integers(1, 10**6))
@@ -57,3 +65,53 @@ def test_other_errors_are_not_tried_again() -> None:
     with pytest.raises(ObjectNotFoundError):
         RetryPolicy(30.0).call(action)
     assert attempts == 1
+
+
+def test_endurance_ends_when_nothing_moves_for_its_time() -> None:
+    endurance = Endurance(RetryPolicy(60.0))
+    assert endurance.begin(100.0) == (10.0, 30.0)
+    assert 0.0 < (endurance.failed(110.0, 0, 100.0, 0.0) or 0.0) < FIRST_DELAY * 2
+    assert endurance.begin(155.0) == (5.0, 5.0)
+    assert endurance.failed(159.9, 0, 155.0, 0.0) is None
+
+
+def test_the_first_failure_counts_from_the_last_byte() -> None:
+    endurance = Endurance(RetryPolicy(60.0))
+    endurance.begin(0.0)
+    assert endurance.failed(1000.0, 0, 990.0, 0.0) is not None
+    endurance.begin(1001.0)
+    assert endurance.failed(1051.0, 0, 1050.0, 0.0) is None
+
+
+def test_progress_makes_it_begin_anew_and_at_once() -> None:
+    endurance = Endurance(RetryPolicy(60.0))
+    for number in range(1, 100):
+        endurance.begin(100.0 * number)
+        assert endurance.failed(100.0 * number + 99.0, number * PROGRESS_BYTES, 100.0 * number + 89.0, 0.0) == 0.0
+    assert endurance.attempts == 99
+    assert endurance.failed(10_060.0, 99 * PROGRESS_BYTES + 1, 10_060.0, 0.0) is None
+
+
+def test_while_others_get_through_it_is_tried_more_often() -> None:
+    endurance = Endurance(RetryPolicy(10.0))
+    now = 0.0
+    while True:
+        endurance.begin(now)
+        delay = endurance.failed(now + 1.0, 0, now, now)
+        if delay is None:
+            break
+        now += 1.0 + delay
+    assert endurance.attempts == ATTEMPTS_AMONG_PROGRESS
+
+
+@pytest.mark.parametrize(("wish", "waited"), [(7.0, 7.0), (3600.0, LONGEST_WISH)])
+def test_a_wish_to_wait_is_obeyed_within_bounds(wish: float, waited: float) -> None:
+    endurance = Endurance(RetryPolicy(60.0))
+    endurance.begin(0.0)
+    assert endurance.failed(1.0, 0, 0.0, 0.0, wish) == waited
+
+
+def test_no_connection_is_given_up_at_once() -> None:
+    endurance = Endurance(RetryPolicy(0.0))
+    assert endurance.begin(5.0) == (1.0, 1.0)
+    assert endurance.failed(6.0, 0, 5.0, 0.0) is None
