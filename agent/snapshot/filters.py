@@ -48,6 +48,11 @@ class Filter:
         """Whether only included files are kept, so that a directory is kept for what it holds."""
         return self._include is not None
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether there is any pattern at all."""
+        return self._exclude is not None or self._include is not None
+
     def excludes(self, path: bytes, is_directory: bool) -> bool:
         """Says whether an entry, with all below it, is left out."""
         return self._exclude is not None and self._exclude.match_file(_text(path, is_directory))

@@ -82,43 +82,42 @@ class Scanner:
         yield self._count(self._entry(b"", self._root, facts, EntryType.DIRECTORY))
         # A stack and not recursion: trees may be deeper than Python's frames. With include patterns a directory is
         # held back until something below it is kept.
-        stack: list[Iterator[tuple[bytes, os.DirEntry[bytes]]]] = [self._below(b"", children)]
+        stack = [(b"", iter([child for child in children if not child.name.startswith(WORK_FOLDER_PREFIX)]))]
         held: list[Entry | None] = [None]
         while stack:
-            item = next(stack[-1], None)
-            if item is None:
+            prefix, rest = stack[-1]
+            found = next(rest, None)
+            if found is None:
                 stack.pop()
                 held.pop()
                 continue
-            path, found = item
-            entry = self._examine(path, found)
+            entry = self._examine(prefix + found.name, found)
             if entry is None:
                 continue
             is_directory = entry.type is EntryType.DIRECTORY
-            if is_directory and not self._filter.includes(path, is_directory):
-                self._descend(entry, found, stack)
+            if is_directory and self._filter.selects and not self._filter.includes(entry.path, is_directory):
+                stack.append((entry.path + b"/", self._below(entry, found)))
                 held.append(entry)
                 continue
-            for level, waiting in enumerate(held):
-                if waiting is not None:
-                    yield self._count(waiting)
-                    held[level] = None
+            if self._filter.selects:
+                for level, waiting in enumerate(held):
+                    if waiting is not None:
+                        yield self._count(waiting)
+                        held[level] = None
             yield self._count(entry)
             if is_directory:
-                self._descend(entry, found, stack)
+                stack.append((entry.path + b"/", self._below(entry, found)))
                 held.append(None)
         self._complete = True
 
-    def _descend(
-        self, entry: Entry, found: os.DirEntry[bytes], stack: list[Iterator[tuple[bytes, os.DirEntry[bytes]]]]
-    ) -> None:
+    def _below(self, entry: Entry, found: os.DirEntry[bytes]) -> Iterator[os.DirEntry[bytes]]:
         children: list[os.DirEntry[bytes]] = []
         if not self._one_file_system or found.stat(follow_symlinks=False).st_dev == self._device:
             try:
                 children = self._children(found.path)
             except OSError as error:
                 self._unreadable(entry.path, error)
-        stack.append(self._below(entry.path + b"/", children))
+        return iter(children)
 
     def _children(self, path: bytes) -> list[os.DirEntry[bytes]]:
         with os.scandir(path) as found:
@@ -129,18 +128,10 @@ class Scanner:
                 return tag
         return children
 
-    def _below(self, prefix: bytes, children: list[os.DirEntry[bytes]]) -> Iterator[tuple[bytes, os.DirEntry[bytes]]]:
-        for child in children:
-            if prefix or not child.name.startswith(WORK_FOLDER_PREFIX):
-                yield prefix + child.name, child
-
     def _examine(self, path: bytes, found: os.DirEntry[bytes]) -> Entry | None:
         try:
-            is_directory = found.is_dir(follow_symlinks=False)
-            if self._filter.excludes(path, is_directory):
-                return None
-            # Looked at before hard links: the first name of a group must be one that is kept.
-            if not is_directory and not self._filter.includes(path, is_directory):
+            # Asked before hard links are told: the first name of a group must be one that is kept.
+            if self._filter.leaves_out and not self._is_kept(path, found.is_dir(follow_symlinks=False)):
                 return None
             facts = found.stat(follow_symlinks=False)
             if stat.S_ISDIR(facts.st_mode):
@@ -153,6 +144,12 @@ class Scanner:
         except OSError as error:
             self._unreadable(path, error)
             return None
+
+    def _is_kept(self, path: bytes, is_directory: bool) -> bool:
+        """Says whether the patterns keep an entry; a directory also for what may be below it."""
+        return not self._filter.excludes(path, is_directory) and (
+            is_directory or self._filter.includes(path, is_directory)
+        )
 
     def _first_name(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
         if stat.S_ISREG(facts.st_mode):
