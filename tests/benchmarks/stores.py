@@ -115,7 +115,10 @@ def open_store(kind: StoreKind, folder: Path, *, tls: bool, megabits: float | No
             stack.callback(nginx.stop)
             port = nginx.port
         else:
-            server = seaweed = SeaweedServer(str(_subfolder(folder, "seaweed")), ACCESS_KEY, SECRET_KEY)
+            # Its sockets lie in its folder, and their paths must be short.
+            short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpusnap-bench-"))) / "seaweed"
+            short.symlink_to(_subfolder(folder, "seaweed"))
+            server = seaweed = SeaweedServer(str(short), ACCESS_KEY, SECRET_KEY)
             seaweed.start()
             stack.callback(seaweed.stop)
             port = int(seaweed.endpoint.rpartition(":")[2])
