@@ -28,7 +28,7 @@ bench: $(DEV_READY) bench-tools ## measure beside other tools; ARGS="--size quic
 
 deps: ## make sure that the programs which tests run are here
 	@missing=; \
-	for program in tar:tar lz4:lz4 setpriv:util-linux; do \
+	for program in tar:tar lz4:lz4 openssl:openssl setpriv:util-linux; do \
 		command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \

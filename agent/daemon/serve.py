@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from agent import __version__
 from agent.config.address import TcpAddress, parse_listen, parse_loopback
-from agent.config.model import AgentConfig, Config, Provider
+from agent.config.model import AgentConfig, Config
 from agent.daemon.listen import Address, cannot_listen, claimed, written
 from agent.daemon.log import set_up_log
 from agent.daemon.notify import Notifier
@@ -26,7 +26,7 @@ from agent.operations.manager import OperationManager
 from agent.rpc.queries import Queries
 from agent.rpc.server import AgentServer
 from agent.rpc.service import AgentFacts, SnapshotAgentService
-from agent.storage.open import engine_reason
+from agent.storage.open import engine_name, engine_reason
 from agent.storage.s5cmd_program import find_s5cmd
 
 STREAM_SECONDS = 2.0
@@ -131,17 +131,18 @@ def _make_staging_dir(agent: AgentConfig) -> None:
 
 
 def _facts(config: Config, metrics_address: str) -> AgentFacts:
+    name = engine_name(config.storage, config.transfer)
     try:
         s5cmd_version = find_s5cmd(config.transfer.s5cmd_path)[1]
     except EngineUnavailableError as error:
         s5cmd_version = ""
-        if config.storage.provider is not Provider.LOCAL:
+        if name == "s5cmd":
             _log.warning("%s; %s", error, error.hint)
     return AgentFacts(
         version=__version__,
         host=socket.gethostname(),
         start_time_ns=time.time_ns(),
-        engine="directory" if config.storage.provider is Provider.LOCAL else "s5cmd",
+        engine=name,
         engine_reason=engine_reason(config.storage, config.transfer),
         s5cmd_version=s5cmd_version,
         metrics_address=metrics_address,

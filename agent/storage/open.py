@@ -45,6 +45,13 @@ def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: s
     return S5cmdEngine(storage, resolve(storage), transfer, staging_dir)
 
 
+def engine_name(storage: StorageConfig, transfer: TransferConfig) -> str:
+    """Returns the name of the engine that ``open_engine`` takes."""
+    if storage.provider is Provider.LOCAL:
+        return DirectoryEngine.name
+    return StreamEngine.name if transfer.engine is EngineChoice.STREAM else S5cmdEngine.name
+
+
 def engine_reason(storage: StorageConfig, transfer: TransferConfig) -> str:
     """Returns one sentence saying why ``open_engine`` takes the engine it takes."""
     if storage.provider is Provider.LOCAL:

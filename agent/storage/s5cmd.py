@@ -15,7 +15,7 @@ from agent.storage.local import map_local
 from agent.storage.outgoing_file import OutgoingFile
 from agent.storage.retry import RetryPolicy
 from agent.storage.s5cmd_lane import Lane, Transfer
-from agent.storage.s5cmd_lines import DOWNLOAD_CONCURRENCY, download_line, upload_line
+from agent.storage.s5cmd_lines import download_connections, download_line, upload_line
 from agent.storage.s5cmd_program import command_line, environment, find_s5cmd
 from agent.storage.staging import StagedFile, StagingArea, cancelled
 
@@ -84,11 +84,11 @@ class S5cmdEngine:
                 future.set_result(TransferReport(size, seconds, attempts))
 
         transfer = Transfer(path, line, self._location, self._full(key), done)
-        self._submit("upload", self._transfer.connections, transfer)
+        self._submit("upload", transfer)
         return future
 
     def download(self, key: str, size: int) -> Future[Incoming]:
-        """Fetches an object into the staging folder over up to four connections."""
+        """Fetches an object into the staging folder, over as many connections as its size is worth."""
         future: Future[Incoming] = Future()
         future.set_running_or_notify_cancel()
         url = self._url(key)
@@ -105,9 +105,12 @@ class S5cmdEngine:
             else:
                 future.set_result(incoming)
 
-        line = download_line(url, file.path, self._region)
-        workers = max(1, self._transfer.connections // DOWNLOAD_CONCURRENCY)
-        self._submit("download", workers, Transfer(file.path, line, self._location, self._full(key), done, file.clear))
+        connections = download_connections(size, self._transfer.connections)
+        line = download_line(url, file.path, self._region, connections)
+        self._submit(
+            "download",
+            Transfer(file.path, line, self._location, self._full(key), done, file.clear, connections),
+        )
         return future
 
     def close(self) -> None:
@@ -129,23 +132,23 @@ class S5cmdEngine:
     def _url(self, key: str) -> str:
         return f"s3://{self._storage.bucket}/{self._full(key)}"
 
-    def _submit(self, name: str, workers: int, transfer: Transfer) -> None:
-        lane = self._lane(name, workers)
+    def _submit(self, name: str, transfer: Transfer) -> None:
+        lane = self._lane(name)
         if lane:
             lane.submit(transfer)
         else:
             transfer.finish(cancelled())
 
-    def _lane(self, name: str, workers: int) -> Lane | None:
+    def _lane(self, name: str) -> Lane | None:
         with self._lock:
             if self._ended:
                 return None
             if name not in self._lanes:
                 self._lanes[name] = Lane(
                     f"s5cmd-{name}",
-                    command_line(self._program, self._endpoint_url, workers),
+                    command_line(self._program, self._endpoint_url, self._transfer.connections),
                     environment(self._storage, self._region, os.environ),
-                    workers,
+                    self._transfer.connections,
                     RetryPolicy(self._transfer.retry_seconds),
                     STUCK_FACTOR * self._transfer.staging_size,
                 )

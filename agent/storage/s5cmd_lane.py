@@ -52,6 +52,7 @@ class Transfer:
         key: the object, for messages.
         done: takes the seconds since it was first sent, the attempts, and the error or ``None``; called exactly once.
         clean: removes what a broken attempt may have left.
+        connections: how many it uses at once.
     """
 
     path: str
@@ -60,6 +61,7 @@ class Transfer:
     key: str
     done: Callable[[float, int, GpusnapError | None], None]
     clean: Callable[[], None] = _nothing
+    connections: int = 1
     attempts: int = 0
     first_sent: float = 0.0
     sent: float = 0.0
@@ -87,7 +89,7 @@ class Lane:
         name: for the names of its threads.
         arguments: the program and its arguments.
         environment: its environment.
-        workers: commands it works on at once.
+        connections: connections that the commands it works on use at once, all together.
         policy: how long an object is tried.
         stall_bytes: bytes that may pass while one object gets no answer; more means that it is stuck.
     """
@@ -97,14 +99,14 @@ class Lane:
         name: str,
         arguments: list[str],
         environment: dict[str, str],
-        workers: int,
+        connections: int,
         policy: RetryPolicy,
         stall_bytes: int,
     ) -> None:
         self._name = name
         self._arguments = arguments
         self._environment = environment
-        self._workers = workers
+        self._connections = connections
         self._policy = policy
         self._stall_bytes = stall_bytes
         self._changed = threading.Condition(threading.Lock())
@@ -182,7 +184,10 @@ class Lane:
         if self._child and self._child.ending:
             return False  # it is dying; its last answers are still being read
         unanswered = sum(len(sent.line) for sent in self._sent.values())
-        return len(self._sent) < self._workers and (not self._sent or unanswered + len(transfer.line) <= PIPE_BYTES)
+        used = sum(sent.connections for sent in self._sent.values())
+        return not self._sent or (
+            used + transfer.connections <= self._connections and unanswered + len(transfer.line) <= PIPE_BYTES
+        )
 
     def _send(self) -> _Finished:
         transfer = self._ready.popleft()

@@ -12,9 +12,8 @@ from agent.storage.failure import Failure, FailureKind, kind_of
 UPLOAD_PART_MIB = 80
 """Above the largest object of the repository format, so that every upload is one PUT."""
 
-DOWNLOAD_PART_MIB = 16
-DOWNLOAD_CONCURRENCY = 4
-"""A 64 MiB chunk comes over four connections."""
+DOWNLOAD_PART_MIB = 8
+"""A chunk comes over one connection for each part of this size, so a 64 MiB chunk over eight."""
 
 TEXT_LIMIT = 1000
 """Characters of an error's text that are kept."""
@@ -69,9 +68,14 @@ def upload_line(path: str, url: str, region: str) -> bytes:
     return _line(options, path, url)
 
 
-def download_line(url: str, path: str, region: str) -> bytes:
+def download_connections(size: int, most: int) -> int:
+    """Returns over how many connections an object of ``size`` bytes comes, from 1 to ``most``."""
+    return min(max(-(-size // (DOWNLOAD_PART_MIB << 20)), 1), most)
+
+
+def download_line(url: str, path: str, region: str, connections: int) -> bytes:
     """Returns the command that fetches an object; an empty region is discovered by s5cmd."""
-    options = ["--concurrency", str(DOWNLOAD_CONCURRENCY), "--part-size", str(DOWNLOAD_PART_MIB)]
+    options = ["--concurrency", str(connections), "--part-size", str(DOWNLOAD_PART_MIB)]
     if region:
         options += ["--source-region", region]
     return _line(options, url, path)

@@ -56,6 +56,7 @@ class Download:
         self._attempts = 1
         self._actual: int | None = None
         self._error: GpusnapError | None = None
+        self._is_other_size = False
 
     def start(self, part_bytes: int) -> None:
         """Queues its parts: of ``part_bytes``, or the whole object if it is not larger."""
@@ -71,14 +72,15 @@ class Download:
             raise CancelledError("another part of the object failed")
 
     def learn_size(self, size: int, is_whole: bool) -> None:
-        """Takes the object's size as the store says it.
-
-        Raises:
-            OtherSizeError: it is not the expected one, so that the parts do not fit.
-        """
+        """Takes the object's size as the store says it. Raises CancelledError if its parts do not fit that."""
         if not is_whole and size != self._expected:
-            raise OtherSizeError
+            raise self.other_size()
         self._actual = size
+
+    def other_size(self) -> CancelledError:
+        """Notes that the parts do not fit; returns the error that ends them."""
+        self._is_other_size = True
+        return CancelledError("the object has another size")
 
     def part_finished(self, attempts: int, error: GpusnapError | None) -> None:
         """Ends one of its parts, and with the last one the download."""
@@ -89,8 +91,8 @@ class Download:
             self._error = self._error or error
             if self._left:
                 return
-        if isinstance(self._error, OtherSizeError):
-            self._error = None
+        if self._is_other_size and isinstance(self._error, CancelledError):
+            self._is_other_size, self._error = False, None
             self._begin([Part(self, 0, None)])
         elif self._error is not None:
             self.room.release()
@@ -103,13 +105,6 @@ class Download:
     def _begin(self, parts: list[Part]) -> None:
         self._left = len(parts)
         self._submit(list(parts))
-
-
-class OtherSizeError(CancelledError):
-    """An object is not as large as its parts were made for. Never leaves this module."""
-
-    def __init__(self) -> None:
-        super().__init__("the object has another size")
 
 
 class Part:
@@ -143,7 +138,9 @@ class Part:
         head = connection.request(self._download.requests.get(self.key, self._position, self._end))
         if head.status == RANGE_NOT_SATISFIABLE:
             self._position = self._start
-            raise BrokenAnswerError("the store said a wrong size of the object") if self._is_whole else OtherSizeError
+            if not self._is_whole:
+                raise self._download.other_size()
+            raise BrokenAnswerError("the store said a wrong size of the object")
         if head.status not in (200, 206):
             raise refusal(head, connection.read_text())
         self._skip(connection, self._understand(head))

@@ -8,7 +8,7 @@ import pytest
 
 from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.errors import ConfigError, EngineUnavailableError, StorageNotConfiguredError
-from agent.storage.open import engine_reason, open_engine, open_store
+from agent.storage.open import engine_name, engine_reason, open_engine, open_store
 
 CUSTOM = StorageConfig(provider=Provider.CUSTOM, bucket="bucket", endpoint="http://127.0.0.1:1", prefix="a/b")
 
@@ -49,3 +49,15 @@ def test_the_choice_is_explained() -> None:
     assert engine_reason(CUSTOM, TransferConfig(engine=EngineChoice.S5CMD)) == '[transfer] engine = "s5cmd"'
     local = StorageConfig(provider=Provider.LOCAL, endpoint="/x")
     assert engine_reason(local, TransferConfig(engine=EngineChoice.S5CMD)) == "the store is a local folder"
+
+
+@pytest.mark.parametrize(
+    ("choice", "name"), [(EngineChoice.AUTO, "s5cmd"), (EngineChoice.S5CMD, "s5cmd"), (EngineChoice.STREAM, "stream")]
+)
+def test_the_engine_is_named_as_it_is_opened(choice: EngineChoice, name: str, tmp_path: Path) -> None:
+    transfer = TransferConfig(engine=choice)
+    local = StorageConfig(provider=Provider.LOCAL, endpoint=str(tmp_path))
+    for storage, expected in ((CUSTOM, name), (local, "directory")):
+        engine = open_engine(storage, transfer, str(tmp_path))
+        assert engine.name == engine_name(storage, transfer) == expected
+        engine.close()
