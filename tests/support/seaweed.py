@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import boto3
@@ -14,6 +16,7 @@ from agent.config.model import Credentials, Provider, StorageConfig
 from controller_client.demo.seaweed import Seaweed
 
 REGION = "us-east-1"
+_PROBE_BUCKET = "the-server-is-ready"
 
 
 class SeaweedServer(Seaweed):
@@ -21,6 +24,14 @@ class SeaweedServer(Seaweed):
 
     ``kill`` and ``start`` simulate an outage; the ``seaweed`` fixture starts it again after a test that did not.
     """
+
+    _probed = False
+
+    def start(self, seconds: float = 60.0) -> None:
+        """Starts it and returns once it gives out what it had before and takes something new."""
+        if not self.running:
+            super().start(seconds)
+            self._until_it_works(self._probe, seconds)
 
     def client(self) -> Any:
         """Returns a boto3 client of the administrator, to look at objects and to damage them."""
@@ -38,18 +49,9 @@ class SeaweedServer(Seaweed):
     def make_bucket(self) -> str:
         """Makes a bucket that takes objects and returns its name; the ``bucket`` fixture also removes it."""
         bucket = f"test-{uuid.uuid4().hex[:16]}"
-        client = self.client()
-        deadline = time.monotonic() + 30.0
-        while True:
-            try:
-                client.create_bucket(Bucket=bucket)
-                client.put_object(Bucket=bucket, Key="ready", Body=b"ready")
-                client.delete_object(Bucket=bucket, Key="ready")
-                return bucket
-            except (BotoCoreError, ClientError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
+        self._until_it_works(lambda: self._fill(bucket), 30.0)
+        self.client().delete_object(Bucket=bucket, Key="ready")
+        return bucket
 
     def remove_bucket(self, bucket: str) -> None:
         """Removes a bucket with all its objects, which frees the disk at once."""
@@ -65,3 +67,26 @@ class SeaweedServer(Seaweed):
             region=REGION,
             credentials=Credentials(self.access_key, self.secret_key),
         )
+
+    def _probe(self) -> None:
+        """Works once every part of the server has found the others again, which takes a moment after a start."""
+        if self._probed:
+            self.client().get_object(Bucket=_PROBE_BUCKET, Key="ready")["Body"].read()
+        self._fill(_PROBE_BUCKET)
+        self._probed = True
+
+    def _fill(self, bucket: str) -> None:
+        client = self.client()
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=bucket)
+        client.put_object(Bucket=bucket, Key="ready", Body=bytes(100_000))
+
+    def _until_it_works(self, attempt: Callable[[], None], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return attempt()
+            except (BotoCoreError, ClientError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
