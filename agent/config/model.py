@@ -98,7 +98,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
 
     Attributes:
         engine: which engine moves chunks.
-        connections: connections to the store at once; a chunk in flight uses up to 4 (s5cmd) or 16 (stream).
+        connections: connections to the store at once; a chunk on its way uses up to 8 (s5cmd) or 16 (stream).
         staging_size: bytes of chunks on their way at once.
         threads: threads that pack or write; 0 for one per core, at least 2 and at most 8.
         s5cmd_path: the s5cmd program; empty to find it beside this Python and on PATH.
@@ -108,7 +108,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
 
     engine: EngineChoice = EngineChoice.AUTO
     connections: int = 64
-    staging_size: int = 640 * MIB
+    staging_size: int = 448 * MIB
     threads: int = 0
     s5cmd_path: str = ""
     retry_seconds: float = 60.0

@@ -226,5 +226,8 @@ class _Restore:
 
 
 def chunks_ahead(transfer: TransferConfig, threads: int) -> int:
-    """Returns how many chunks are fetched ahead: what the connections can carry, and some for every thread."""
-    return max(transfer.connections // 4, 4) + 2 * threads
+    """Returns how many chunks are fetched ahead at most: one for each connection, and some for every thread.
+
+    What they take is bounded by the engine's budget.
+    """
+    return transfer.connections + 2 * threads

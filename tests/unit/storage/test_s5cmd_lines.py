@@ -127,7 +127,7 @@ def test_no_error_text_is_too_strange(text: str) -> None:
 @given(PRINTABLE, PRINTABLE, st.sampled_from(["", "us-east-1"]))
 def test_commands_are_one_line_that_a_shell_would_read_back(folder: str, key: str, region: str) -> None:
     path, url = f"/{folder}/{TOKEN}", f"s3://bucket/{key}"
-    up, down = upload_line(path, url, region), download_line(url, path, region)
+    up, down = upload_line(path, url, region), download_line(url, path, region, 3)
     for line, wanted in ((up, [path, url]), (down, [url, path])):
         assert line.endswith(b"\n")
         assert line.count(b"\n") == 1
