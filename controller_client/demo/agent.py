@@ -121,10 +121,10 @@ class DemoAgent:
         return " / ".join(line.strip() for line in lines[-3:]) or "nothing"
 
 
-def staging_folder(folder: str, needed: int) -> str:
-    """Makes a folder for chunks on their way: in memory if there is room for ``needed`` bytes, else in ``folder``."""
+def staging_folder(folder: str, needed: int, *, in_memory: bool) -> str:
+    """Makes a folder for chunks on their way: in memory if it may be and ``needed`` bytes fit well, else in ``folder``."""
     memory = "/dev/shm"  # noqa: S108 - a new folder of our own within
-    if os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 2 * needed:
+    if in_memory and os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 2 * needed:
         return tempfile.mkdtemp(prefix="gpusnap-demo-", dir=memory)
     os.mkdir(os.path.join(folder, "staging"))
     return os.path.join(folder, "staging")

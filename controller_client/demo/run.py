@@ -120,7 +120,8 @@ class _Demo:
 
     def _start_agent(self, stack: contextlib.ExitStack, folder: str, root: str, store: Seaweed) -> DemoAgent:
         self._say("starting gpusnap-agent")
-        staging = staging_folder(folder, _STAGING_BYTES)
+        # What is kept stays in one folder.
+        staging = staging_folder(folder, _STAGING_BYTES, in_memory=not self._options.keep)
         stack.callback(shutil.rmtree, staging, ignore_errors=True)
         storage = {
             "STORAGE_PROVIDER": "custom",

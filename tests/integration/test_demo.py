@@ -90,6 +90,7 @@ def test_what_is_kept_can_be_used_further(folder: Path) -> None:
     assert compare(own, os.fsencode(restored)) == []
     command = [PROGRAM, "--agent", f"unix:{kept}/agent.sock", "--json", "snapshots"]
     assert " ".join(command[:3]) in done.stdout
+    assert "/dev/shm" not in (kept / "start").read_text(), "all that is kept is in one folder"
     with subprocess.Popen([kept / "start"], start_new_session=True, stderr=subprocess.DEVNULL) as started:
         try:
             deadline = time.monotonic() + SECONDS
