@@ -122,7 +122,7 @@ class DemoAgent:
 
 
 def staging_folder(folder: str, needed: int, *, in_memory: bool) -> str:
-    """Makes a folder for chunks on their way: in memory if it may be and ``needed`` bytes fit well, else in ``folder``."""
+    """Makes a folder for chunks on their way: in memory if allowed and ``needed`` bytes fit, else in ``folder``."""
     memory = "/dev/shm"  # noqa: S108 - a new folder of our own within
     if in_memory and os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 2 * needed:
         return tempfile.mkdtemp(prefix="gpusnap-demo-", dir=memory)
