@@ -10,8 +10,6 @@ import os
 import re
 import stat
 
-import pathspec
-
 from agent.config.model import Config
 from agent.errors import (
     InvalidRequestError,
@@ -22,8 +20,9 @@ from agent.errors import (
     PathNotFoundError,
 )
 from agent.operations.order import Order, RestoreOrder, SnapshotOrder, without_credentials
-from agent.operations.storage_choice import choose_storage
+from agent.operations.storage_choice import choose_storage, is_inside
 from agent.restore.request import RestoreRequest
+from agent.snapshot.filters import check_pattern
 from agent.snapshot.request import SnapshotRequest
 
 REQUEST_BYTES = 1 << 20
@@ -145,13 +144,7 @@ def _check_pattern(field: str, pattern: str) -> None:
     # The library ignores what has no meaning; a NUL or a line break can only be a mistake of the caller.
     if not pattern.strip() or "\0" in pattern or "\n" in pattern:
         raise InvalidRequestError(f"{field} pattern {pattern[:100]!r} is empty or has a NUL or a line break")
-    try:
-        pathspec.GitIgnoreSpec.from_lines([pattern])
-    except ValueError as error:
-        raise InvalidRequestError(
-            f"{field} pattern {pattern[:100]!r} is not valid in gitignore syntax",
-            hint="see `man gitignore` for the syntax of patterns",
-        ) from error
+    check_pattern(field, pattern)
 
 
 def _resolve(field: str, path: str, roots: tuple[str, ...]) -> bytes:
@@ -166,8 +159,7 @@ def _resolve(field: str, path: str, roots: tuple[str, ...]) -> bytes:
         )
     real = os.path.realpath(path.encode())
     for root in roots:
-        real_root = os.path.realpath(os.fsencode(root))
-        if real == real_root or real.startswith(real_root.rstrip(b"/") + b"/"):
+        if is_inside(real, os.path.realpath(os.fsencode(root))):
             return real
     where = "" if path.encode().rstrip(b"/") == real else f" leads to {_shown(real)}, which"
     raise PathNotAllowedError(f"{field} {path[:200]!r}{where} is outside the workspace roots ({', '.join(roots)})")

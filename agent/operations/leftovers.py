@@ -9,6 +9,7 @@ import shutil
 import time
 
 from agent.errors import LocalIoError, LocalPermissionError, NoSpaceError
+from agent.pipeline.work_folder import work_folder
 
 REMOVAL_ATTEMPTS = 5
 """How often the removal of a folder is tried: a program that is just being killed may still put a file there."""
@@ -50,7 +51,7 @@ def remove_staging(path: str) -> None:
 
 def remove_restore_work(target: bytes, name: str) -> None:
     """Removes the folder in which a restore that was killed kept files that were not complete yet."""
-    _remove_tree(os.path.join(os.fsdecode(target), f".gpusnap-restore-{name}"))
+    _remove_tree(os.fsdecode(os.path.join(target, work_folder(name))))
 
 
 def _remove_tree(path: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import AnyStr
 
 import msgspec
 
@@ -65,7 +66,7 @@ def _check_folder(folder: str, config: Config) -> None:
         )
 
 
-def is_inside(path: str, folder: str) -> bool:
+def is_inside(path: AnyStr, folder: AnyStr) -> bool:
     """Says whether a path is a folder or lies below it; both are absolute and without symbolic links."""
     return os.path.commonpath((path, folder)) == folder
 

@@ -67,6 +67,7 @@ class RestorePlan(msgspec.Struct, frozen=True):
         empty: large files without stored content.
         totals: what is chosen.
         content_bytes: bytes of content that will be written.
+        has_hard_links: whether any further name of an entry is chosen.
         promoted: hard-link group -> the chosen name that stands in for the first one, which is not chosen.
     """
 
@@ -76,6 +77,7 @@ class RestorePlan(msgspec.Struct, frozen=True):
     totals: ScanTotals
     content_bytes: int
     promoted: dict[int, bytes]
+    has_hard_links: bool
 
     def large_files(self) -> set[LargeFile]:
         """Returns every large file."""
@@ -124,6 +126,7 @@ class _Planner:
         self._pack: tuple[int, Location, int, bool] | None = None
         self._large: list[LargeFile] = []
         self._links: dict[int, Entry] = {}
+        self._has_hard_links = False
         self._entries = self._directories = self._link_count = 0
         self._files = {True: [0, 0], False: [0, 0]}
         self._content = 0
@@ -139,6 +142,7 @@ class _Planner:
             self._large.append(LargeFile(len(self._large), entry))
         if is_chosen:
             self._count(entry)
+            self._has_hard_links |= entry.type is EntryType.HARD_LINK
             is_first_chosen = entry.hard_link_group not in self._links
             if entry.type is EntryType.HARD_LINK and is_first_chosen and not self._selection.covers(entry.link_target):
                 self._links[entry.hard_link_group] = entry
@@ -170,6 +174,7 @@ class _Planner:
             ),
             content_bytes=self._content,
             promoted={group: link.path for group, link in self._links.items()},
+            has_hard_links=self._has_hard_links,
         )
 
     def _extend_pack(self, location: Location, chunk: int, has_content: bool) -> None:

@@ -29,7 +29,7 @@ from agent.restore.target import Target, open_target
 from agent.restore.work import Worker
 from agent.restore.writer import Writer
 from agent.storage.engine import TransferEngine
-from agent.storage.open import engine_reason, open_engine, open_store
+from agent.storage.open import engine_reason, open_store, running_engine
 
 STAGES = (Stage.DOWNLOAD, Stage.DECOMPRESS, Stage.WRITE, Stage.FINISH)
 
@@ -53,14 +53,8 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
         manifest = read_local(manifest_path)
         repository.check_identity(manifest, snapshot_id)
         plan = make_plan(manifest, selection)
-        engine = open_engine(request.storage, request.transfer, request.staging_dir)
-        try:
-            result = _Restore(request, selection, manifest, plan, engine, emit, cancel).run()
-        except BaseException:
-            engine.abort()
-            raise
-        engine.close()
-        return result
+        with running_engine(request.storage, request.transfer, request.staging_dir) as engine:
+            return _Restore(request, selection, manifest, plan, engine, emit, cancel).run()
     finally:
         store.close()
 
@@ -167,6 +161,8 @@ class _Restore:
 
     def _link(self, target: Target, crew: Crew) -> int:
         """Makes further names of hard-linked files; those of lost files are left out. Returns how many."""
+        if not self._plan.has_hard_links:
+            return 0
         lost = self._damage.paths
         count = 0
         writer = self._writer(target, crew)

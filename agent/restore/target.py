@@ -7,11 +7,9 @@ import os
 from agent.errors import NoSpaceError, NotADirectoryPathError, TargetNotEmptyError
 from agent.pipeline.beneath import DIRECTORY_FLAGS, list_names, remove
 from agent.pipeline.local_errors import local_errors
+from agent.pipeline.work_folder import WORK_FOLDER_PREFIX, work_folder
 from agent.restore.metadata import remove_acls
 from agent.restore.request import IfNotEmpty, RestoreRequest
-
-WORK_FOLDER_PREFIX = b".gpusnap-restore-"
-"""Unfinished files live in a folder of this name and the operation's, at the top of the target."""
 
 # What a fresh file system has at its top.
 _NOT_COUNTED = frozenset({b"lost+found"})
@@ -98,7 +96,7 @@ def open_target(request: RestoreRequest) -> Target:
         raise NotADirectoryPathError(f"the target {shown} is not a directory")
     with local_errors(f"the target {shown} cannot be made"):
         made = _make_folders(request.target)
-    target = Target(request.target, WORK_FOLDER_PREFIX + request.operation.encode(), made)
+    target = Target(request.target, work_folder(request.operation), made)
     if not target.was_empty and request.if_not_empty is IfNotEmpty.FAIL:
         first = os.fsdecode(target.names[0])
         target.close(succeeded=False)

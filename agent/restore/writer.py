@@ -12,12 +12,13 @@ from agent.pipeline.beneath import Beneath, remove
 from agent.pipeline.crew import Crew
 from agent.pipeline.local_errors import local_error
 from agent.pipeline.warnings import Warnings
+from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.model import Entry, EntryType
 from agent.restore.metadata import Metadata
 from agent.restore.plan import LargeFile
 from agent.restore.request import IfNotEmpty
 from agent.restore.segment_file import SegmentFile, write_content
-from agent.restore.target import WORK_FOLDER_PREFIX, Target
+from agent.restore.target import Target
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC

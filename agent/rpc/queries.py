@@ -103,11 +103,10 @@ class Queries:
         return await self._ask(requested, check_steps)
 
     async def _ask(self, requested: StorageConfig | None, work: Callable[[Store], _T]) -> _T:
-        storage = choose_storage(requested, self._config)
         if self._waiting >= WAITING:
             raise TooManyRequestsError(f"{WAITING} requests wait for the store already")
         self._waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self._threads, _work_on, storage, work)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, _work_on, requested, self._config, work)
         future.add_done_callback(self._answered)
         try:
             return await asyncio.shield(future)
@@ -123,6 +122,7 @@ class Queries:
             future.exception()
 
 
-def _work_on(storage: StorageConfig, work: Callable[[Store], _T]) -> _T:
+def _work_on(requested: StorageConfig | None, config: Config, work: Callable[[Store], _T]) -> _T:
+    storage = choose_storage(requested, config)
     with contextlib.closing(open_store(storage, RETRY_SECONDS)) as store:
         return work(store)

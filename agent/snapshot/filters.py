@@ -66,13 +66,29 @@ def _text(path: bytes, is_directory: bool) -> str:
     return os.fsdecode(path) + ("/" if is_directory else "")
 
 
+def check_pattern(which: str, pattern: str) -> None:
+    """Makes sure that a pattern has a meaning; the library ignores silently what has none.
+
+    Raises:
+        InvalidRequestError: it is malformed; the message names it.
+    """
+    try:
+        parsed = GitIgnoreSpec.from_lines([pattern]).patterns
+    except ValueError as error:
+        raise _malformed(which, pattern) from error
+    says_nothing = not pattern.strip() or pattern.startswith("#")
+    if not says_nothing and any(item.include is None for item in parsed):
+        raise _malformed(which, pattern)
+
+
+def _malformed(which: str, pattern: str) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"the {which} pattern {pattern[:100]!r} is not valid gitignore syntax",
+        hint="see `man gitignore` for the syntax of patterns",
+    )
+
+
 def _spec(which: str, patterns: Sequence[str]) -> GitIgnoreSpec:
     for pattern in patterns:
-        try:
-            parsed = GitIgnoreSpec.from_lines([pattern]).patterns
-        except ValueError as error:
-            raise InvalidRequestError(f"the {which} pattern {pattern!r} is not valid gitignore syntax") from error
-        says_nothing = not pattern.strip() or pattern.startswith("#")
-        if not says_nothing and any(item.include is None for item in parsed):
-            raise InvalidRequestError(f"the {which} pattern {pattern!r} is not valid gitignore syntax")
+        check_pattern(which, pattern)
     return GitIgnoreSpec.from_lines(patterns)

@@ -31,7 +31,7 @@ from agent.snapshot.scan import Scanner
 from agent.snapshot.sink import ChunkSink
 from agent.snapshot.source import open_file
 from agent.storage.engine import TransferEngine
-from agent.storage.open import engine_reason, open_engine, open_store
+from agent.storage.open import engine_reason, open_store, running_engine
 
 STAGES = (Stage.SCAN, Stage.PACK, Stage.COMPRESS, Stage.UPLOAD, Stage.COMMIT)
 
@@ -55,14 +55,8 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
         store.check()
         repository = Repository(store)
         repository.ensure()
-        engine = open_engine(request.storage, request.transfer, request.staging_dir)
-        try:
-            result = _Snapshot(request, chosen, repository, engine, emit, cancel).run()
-        except BaseException:
-            engine.abort()
-            raise
-        engine.close()
-        return result
+        with running_engine(request.storage, request.transfer, request.staging_dir) as engine:
+            return _Snapshot(request, chosen, repository, engine, emit, cancel).run()
     finally:
         store.close()
 

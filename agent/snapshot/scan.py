@@ -13,12 +13,10 @@ from agent.config.model import ScanConfig
 from agent.errors import GpusnapError, LocalPermissionError, PathNotFoundError
 from agent.events import ClassTotals, ScanTotals
 from agent.pipeline.warnings import Warnings
+from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.model import Entry, EntryType
 from agent.snapshot.filters import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE, Filter
 from agent.snapshot.sparse import extents_of, may_be_sparse
-
-WORK_FOLDER_PREFIX = b".gpusnap-restore-"
-"""What a restore keeps its unfinished files in, at the top of its target: never part of a workspace."""
 
 MAX_XATTR_BYTES = 1 << 20
 """Extended attributes of one entry beyond this are left out with a warning: a pack must have room for them."""

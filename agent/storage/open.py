@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.config.provider import resolve
 from agent.errors import StorageNotConfiguredError
@@ -50,6 +53,18 @@ def engine_name(storage: StorageConfig, transfer: TransferConfig) -> str:
     if storage.provider is Provider.LOCAL:
         return DirectoryEngine.name
     return StreamEngine.name if transfer.engine is EngineChoice.STREAM else S5cmdEngine.name
+
+
+@contextlib.contextmanager
+def running_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: str) -> Iterator[TransferEngine]:
+    """Opens an engine for a block: closed in order after it, aborted if it fails. Raises as ``open_engine``."""
+    engine = open_engine(storage, transfer, staging_dir)
+    try:
+        yield engine
+    except BaseException:
+        engine.abort()
+        raise
+    engine.close()
 
 
 def engine_reason(storage: StorageConfig, transfer: TransferConfig) -> str:

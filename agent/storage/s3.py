@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -213,7 +214,9 @@ class S3Store:
     def _pages(self, **options: str) -> Iterator[dict[str, Any]]:
         token: dict[str, str] = {}
         while True:
-            page = self._try("", lambda: self._client.list_objects_v2(Bucket=self._bucket, **options, **token))  # noqa: B023
+            page = self._try(
+                "", functools.partial(self._client.list_objects_v2, Bucket=self._bucket, **options, **token)
+            )
             yield page
             if not page.get("IsTruncated"):
                 return

@@ -18,19 +18,8 @@ from agent.repository import keys
 from agent.restore.request import IfNotEmpty
 from tests.support import forging
 from tests.support.pipelines import damage_of, leftovers, memory_folder
-from tests.support.saved import LARGE, Saved
-from tests.support.trees import Directory, File, HardLink, Node, Seeded, Symlink, build
-
-TREE: list[Node] = [
-    Directory(b"dir"),
-    File(b"dir/large", Seeded(7000, seed=1)),
-    File(b"dir/zero", b""),
-    HardLink(b"more", b"dir/large"),
-    File(b"small a", b"a" * 100),
-    Symlink(b"small link", b"small a"),
-    HardLink(b"small more", b"small a"),
-    File(b"x large", Seeded(9000, seed=2)),
-]
+from tests.support.saved import LARGE, VARIED_TREE, Saved
+from tests.support.trees import File, build
 
 
 @pytest.fixture
@@ -43,7 +32,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def saved(folder: Path) -> Saved:
-    return Saved(folder, TREE)
+    return Saved(folder, VARIED_TREE)
 
 
 def flip(path: Path) -> None:

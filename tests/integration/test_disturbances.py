@@ -22,8 +22,8 @@ from agent.errors import (
 from agent.events import ChunkFinished, FileReady, PipelineEvent
 from agent.restore.request import IfNotEmpty
 from tests.support.pipelines import Pipelines, leftovers, memory_folder
-from tests.support.saved import LARGE, Saved
-from tests.support.trees import Directory, File, HardLink, Node, Seeded, Symlink, build, compare
+from tests.support.saved import LARGE, VARIED_TREE, Saved
+from tests.support.trees import File, Node, Seeded, build, compare
 
 CANCEL_SECONDS = 2.0
 
@@ -55,18 +55,6 @@ def in_the_middle(pipelines: Pipelines, kind: type[PipelineEvent], then: Callabl
     return pause
 
 
-TREE: list[Node] = [
-    Directory(b"dir"),
-    File(b"dir/large", Seeded(7000, seed=1)),
-    File(b"dir/zero", b""),
-    HardLink(b"more", b"dir/large"),
-    File(b"small a", b"a" * 100),
-    Symlink(b"small link", b"small a"),
-    HardLink(b"small more", b"small a"),
-    File(b"x large", Seeded(9000, seed=2)),
-]
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder in memory, removed at once."""
@@ -77,7 +65,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def saved(folder: Path) -> Saved:
-    return Saved(folder, TREE)
+    return Saved(folder, VARIED_TREE)
 
 
 @pytest.mark.parametrize("kind", ["directory", "file"])

@@ -9,10 +9,23 @@ from pathlib import Path
 from agent.repository.model import Chunk
 from agent.restore.request import IfNotEmpty
 from tests.support.pipelines import Pipelines, leftovers
-from tests.support.trees import File, Node, build, compare, facts
+from tests.support.trees import Directory, File, HardLink, Node, Seeded, Symlink, build, compare, facts
 
 LARGE = 5000
 """Files of at least this many bytes are large ones in these workspaces."""
+
+
+VARIED_TREE: list[Node] = [
+    Directory(b"dir"),
+    File(b"dir/large", Seeded(7000, seed=1)),
+    File(b"dir/zero", b""),
+    HardLink(b"more", b"dir/large"),
+    File(b"small a", b"a" * 100),
+    Symlink(b"small link", b"small a"),
+    HardLink(b"small more", b"small a"),
+    File(b"x large", Seeded(9000, seed=2)),
+]
+"""Something of each kind: in segments and in packs, linked and not."""
 
 
 class Saved:

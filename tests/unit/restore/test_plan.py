@@ -123,7 +123,7 @@ def test_jobs_are_interleaved_and_none_is_lost(packs: list[int], segments: list[
         SegmentJob(Chunk(number.to_bytes(32, "big"), 1, size, ChunkKind.SEGMENT), [])
         for number, size in enumerate(segments)
     ]
-    plan = RestorePlan(pack_jobs, segment_jobs, [], ScanTotals(), 0, {})
+    plan = RestorePlan(pack_jobs, segment_jobs, [], ScanTotals(), 0, {}, has_hard_links=False)
     jobs = list(plan.jobs())
     assert [job for job in jobs if isinstance(job, PackJob)] == pack_jobs
     assert [job for job in jobs if isinstance(job, SegmentJob)] == segment_jobs

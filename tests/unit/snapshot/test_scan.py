@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from agent.config.model import ScanConfig
 from agent.errors import LocalPermissionError, PathNotFoundError
 from agent.pipeline.warnings import Warnings
+from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.model import Entry, EntryType, order
 from agent.repository.validate import ArchiveCheck
 from agent.snapshot.filters import CACHE_TAG_SIGNATURE, Filter
-from agent.snapshot.scan import MAX_XATTR_BYTES, WORK_FOLDER_PREFIX, Scanner
+from agent.snapshot.scan import MAX_XATTR_BYTES, Scanner
 from tests.support.children import needs_root, run_python, with_tmpfs
 from tests.support.pipelines import memory_folder
 from tests.support.trees import Directory, Fifo, File, HardLink, Node, Seeded, Sparse, Symlink, build, trees

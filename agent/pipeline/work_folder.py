@@ -1,0 +1,11 @@
+"""The folder in which a restore keeps its unfinished files, at the top of its target."""
+
+from __future__ import annotations
+
+WORK_FOLDER_PREFIX = b".gpusnap-restore-"
+"""Names that begin so are never a user's: snapshots leave them out at the top, and restores sweep them there."""
+
+
+def work_folder(operation: str) -> bytes:
+    """Returns the name of an operation's work folder."""
+    return WORK_FOLDER_PREFIX + operation.encode()
