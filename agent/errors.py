@@ -295,6 +295,12 @@ def describe(error: BaseException) -> ErrorInfo:
     return ErrorInfo(error.reason, error.message, error.hint, error.retryable, error.metadata, damaged)
 
 
+def rebuild(info: ErrorInfo) -> GpusnapError:
+    """Returns the error that ``describe`` described."""
+    cls = classes().get(info.reason, GpusnapError)
+    return cls(info.message, hint=info.hint, metadata=info.metadata)
+
+
 def classes() -> dict[str, type[GpusnapError]]:
     """Returns every class of the hierarchy by its reason."""
     found: dict[str, type[GpusnapError]] = {}

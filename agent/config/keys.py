@@ -22,7 +22,7 @@ KEYS: Mapping[str, Reader] = MappingProxyType(
         "transfer.connections": values.whole(1, 1024),
         # Two chunks of 64 MiB at least, or the pipeline would stand still while one is moved.
         "transfer.staging_size": values.size(160 * MIB, 1024 * GIB),
-        "transfer.threads": values.whole(0, 256),
+        "transfer.workers": values.whole(0, 256),
         "transfer.s5cmd_path": values.program,
         "transfer.retry_seconds": values.seconds(0, 86400),
         "transfer.page_cache": values.one_of(PageCache),

@@ -18,9 +18,9 @@ POLL_SECONDS = 0.1
 """How long a blocked thread of a crew takes at most to see that the crew stops."""
 
 
-def thread_count(configured: int) -> int:
-    """Returns how many threads pack or write: as configured, or (for 0) one per core, at least 2 and at most 8."""
-    return configured or min(max(os.cpu_count() or 2, 2), 8)
+def worker_count(configured: int) -> int:
+    """Returns how many workers pack or write: as configured, or (for 0) one per core, at least 2 and at most 8."""
+    return configured or min(max(len(os.sched_getaffinity(0)), 2), 8)
 
 
 class Crew:

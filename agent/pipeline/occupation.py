@@ -32,11 +32,11 @@ class Occupations:
     def thread(self) -> Iterator[None]:
         """Registers the calling thread for the length of the block."""
         self._thread.waited = 0.0
-        begun, on_processor = time.monotonic(), _processor_seconds()
+        begun, on_processor = time.monotonic(), processor_seconds()
         try:
             yield
         finally:
-            processor = _processor_seconds() - on_processor
+            processor = processor_seconds() - on_processor
             rest = time.monotonic() - begun - processor - self._thread.waited
             self._thread.waited = None
             self.add(Cause.PROCESSOR, processor)
@@ -66,7 +66,7 @@ class Occupations:
         return tuple(sorted(found, key=lambda item: item.seconds, reverse=True))
 
 
-def _processor_seconds() -> float:
+def processor_seconds() -> float:
     """Returns how long the calling thread was on a processor or ready for one."""
     try:
         with open("/proc/thread-self/schedstat", encoding="ascii") as file:

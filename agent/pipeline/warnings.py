@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from agent.events import Emit, WarningRaised
 
@@ -28,6 +29,22 @@ class Warnings:
             if len(paths) < PATHS_PER_WARNING:
                 paths.append(path)
 
+    def take(self) -> tuple[WarningRaised, ...]:
+        """Returns what was noted since the last call, and forgets it."""
+        with self._lock:
+            taken = self._events()
+            self._paths, self._messages, self._counts = {}, {}, {}
+        return taken
+
+    def merge(self, taken: Iterable[WarningRaised]) -> None:
+        """Notes what others took."""
+        with self._lock:
+            for warning in taken:
+                self._messages.setdefault(warning.reason, warning.message)
+                self._counts[warning.reason] = self._counts.get(warning.reason, 0) + warning.count
+                paths = self._paths.setdefault(warning.reason, [])
+                paths.extend(warning.paths[: PATHS_PER_WARNING - len(paths)])
+
     @property
     def count(self) -> int:
         """All warnings so far."""
@@ -37,9 +54,12 @@ class Warnings:
     def emit(self, emit: Emit) -> None:
         """Emits one event per reason."""
         with self._lock:
-            events = [
-                WarningRaised(reason, self._messages[reason], tuple(self._paths[reason]), self._counts[reason])
-                for reason in self._messages
-            ]
+            events = self._events()
         for event in events:
             emit(event)
+
+    def _events(self) -> tuple[WarningRaised, ...]:
+        return tuple(
+            WarningRaised(reason, message, tuple(self._paths[reason]), self._counts[reason])
+            for reason, message in self._messages.items()
+        )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from gpusnap.v1 import manifest_pb2 as pb
 from agent.errors import DataLossError
 from agent.repository import manifest_layout as layout
 from agent.repository import messages, validate
-from agent.repository.model import Chunk, Entry, ManifestWarning, SnapshotSummary, order
+from agent.repository.model import Chunk, Entry, EntryType, ManifestWarning, SnapshotSummary, order
 
 ReadAt = Callable[[int, int], bytes]
 """Reads (offset, length); fewer bytes only at the end."""
@@ -83,8 +83,7 @@ class ManifestReader:
     def section(self, number: int) -> list[Entry]:
         """Returns the entries of one section, checked one by one."""
         chunks = self.chunks()
-        message = _parse(pb.EntrySection(), self._read(self._entries[number]))
-        entries = [messages.entry_from_pb(item) for item in message.entries]
+        entries = [messages.entry_from_pb(item) for item in self._messages(number)]
         for entry in entries:
             validate.check_entry(entry, chunks)
         return entries
@@ -109,13 +108,21 @@ class ManifestReader:
                 yield Location(number, position), entry
 
     def run_of_entries(self, first: Location, count: int) -> Iterator[Entry]:
-        """Yields ``count`` entries from a place on."""
+        """Yields ``count`` entries from a place on; only for entries that were checked before, by ``entries``."""
         number, position = first.section, first.position
         while count > 0 and number < len(self._entries):
-            part = self.section(number)[position : position + count]
-            yield from part
+            part = self._messages(number)[position : position + count]
+            yield from map(messages.entry_from_pb, part)
             count -= len(part)
             number, position = number + 1, 0
+
+    def of_types(self, number: int, types: Container[EntryType]) -> list[Entry]:
+        """Returns the entries of one section that are of some types; only for entries that were checked before."""
+        return [
+            messages.entry_from_pb(message)
+            for message in self._messages(number)
+            if messages.type_from_pb(message) in types
+        ]
 
     def entries_from(self, path: bytes) -> Iterator[Entry]:
         """Yields the entries from ``path`` (or where it would stand) on, reading no section before it."""
@@ -138,6 +145,9 @@ class ManifestReader:
             section = _parse(pb.WarningSection(), self._read(index))
             found.extend(messages.warning_from_pb(item) for item in section.warnings)
         return found[:limit]
+
+    def _messages(self, number: int) -> Sequence[pb.ManifestEntry]:
+        return _parse(pb.EntrySection(), self._read(self._entries[number])).entries
 
     def _read(self, index: pb.SectionIndex) -> bytes:
         if index.raw_size > layout.MAX_SECTION_SIZE or index.stored_size > index.raw_size:

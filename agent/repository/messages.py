@@ -57,15 +57,25 @@ def entry_to_pb(entry: Entry) -> pb.ManifestEntry:
     )
 
 
+def type_from_pb(message: pb.ManifestEntry) -> EntryType:
+    """Returns the type of an entry.
+
+    Raises:
+        DataLossError: it is not known.
+    """
+    kind = _TYPE_FROM_PB.get(message.type)
+    if kind is None:
+        raise DataLossError(f"the manifest gives {message.path!r} the unknown type {message.type}")
+    return kind
+
+
 def entry_from_pb(message: pb.ManifestEntry) -> Entry:
     """Returns the entry of a message; what it says is not checked here.
 
     Raises:
         DataLossError: its type is not known, or its time is none.
     """
-    kind = _TYPE_FROM_PB.get(message.type)
-    if kind is None:
-        raise DataLossError(f"the manifest gives {message.path!r} the unknown type {message.type}")
+    kind = type_from_pb(message)
     if message.mtime_nanos >= _SECOND:
         raise DataLossError(f"the manifest gives {message.path!r} an impossible time")
     return Entry(

@@ -17,6 +17,8 @@ from agent.restore.request import IfNotEmpty
 from agent.restore.selection import Selection
 from agent.restore.target import Target, is_counted
 
+_DIRECTORIES = frozenset({EntryType.DIRECTORY})
+
 
 class Directories:
     """The directories of one restore."""
@@ -50,7 +52,7 @@ class Directories:
         """Gives every directory its metadata; deeper ones first, as a mode may shut us out."""
         with Beneath(self._target.root_fd) as beneath:
             for number in range(self._manifest.entry_sections - 1, -1, -1):
-                for entry in reversed(self._manifest.section(number)):
+                for entry in reversed(self._manifest.of_types(number, _DIRECTORIES)):
                     self._crew.check()
                     if not self._is_wanted(entry) or entry.path in self._kept:
                         continue
@@ -87,11 +89,10 @@ class Directories:
         return iter([name for name in names if is_counted(name)])
 
     def _wanted(self) -> Iterator[Entry]:
-        return (entry for entry in self._manifest.entries() if self._is_wanted(entry))
+        for number in range(self._manifest.entry_sections):
+            yield from filter(self._is_wanted, self._manifest.of_types(number, _DIRECTORIES))
 
     def _is_wanted(self, entry: Entry) -> bool:
-        if entry.type is not EntryType.DIRECTORY:
-            return False
         return self._selection.covers(entry.path) or self._selection.is_above(entry.path)
 
     def _make_one(self, beneath: Beneath, entry: Entry) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import queue
-import threading
 from concurrent.futures import Future
 
 import msgspec
 
-from agent.errors import DamagedChunk
 from agent.pipeline.crew import POLL_SECONDS, Crew
 from agent.repository import keys
 from agent.restore.plan import Job, RestorePlan
@@ -16,10 +14,6 @@ from agent.storage.engine import Incoming, TransferEngine
 
 FETCH_ATTEMPTS = 3
 """A chunk that arrives damaged is fetched so often before it counts as lost: the damage may be on the way."""
-
-
-DAMAGED_PATHS = 100
-"""Paths that are named for one damaged chunk."""
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -97,18 +91,3 @@ class Fetcher:
     def _start(self, job: Job, attempt: int) -> None:
         future = self._engine.download(keys.chunk(job.chunk.id), job.chunk.stored_size)
         future.add_done_callback(lambda done: self._ready.put(Fetched(job, attempt, done)))
-
-
-class Damage:
-    """The chunks that could not be read back, with the files they touch. For any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self.chunks: list[DamagedChunk] = []
-        self.paths: set[bytes] = set()
-
-    def add(self, job: Job, problem: str, paths: list[bytes]) -> None:
-        """Notes one lost chunk."""
-        with self._lock:
-            self.chunks.append(DamagedChunk(job.chunk.id.hex(), problem, tuple(paths[:DAMAGED_PATHS])))
-            self.paths.update(paths)

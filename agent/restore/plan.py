@@ -15,8 +15,8 @@ from agent.repository.validate import ArchiveCheck
 from agent.restore.selection import Selection
 
 
-class PackJob(msgspec.Struct, frozen=True):
-    """Fetch a pack and write its entries.
+class PackJob(msgspec.Struct, frozen=True, tag="pack"):
+    """Fetch a pack and write its entries; also what a worker process is told about it.
 
     Attributes:
         first, count: the run of entries in the manifest that the pack holds.

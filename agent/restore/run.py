@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import threading
 import time
+from collections.abc import Iterator
 
 from agent.config.model import TransferConfig
 from agent.errors import DataLossError
 from agent.events import Emit, OperationResult, Stage
-from agent.pipeline.crew import Crew, Stopwatch, thread_count
+from agent.pipeline.crew import Crew, Stopwatch, worker_count
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
-from agent.pipeline.occupation import Occupations
-from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_reader import ManifestReader, read_local
-from agent.repository.model import EntryType
+from agent.repository.model import EntryType, SnapshotSummary
 from agent.repository.repository import Repository
+from agent.restore.chunk_writer import ChunkWriter, ChunkWriting
 from agent.restore.directories import Directories
-from agent.restore.fetch import Damage, Fetcher
+from agent.restore.fetch import Fetcher
 from agent.restore.metadata import Metadata
+from agent.restore.notes import Notes
 from agent.restore.page_cache import bypasses, free_memory
 from agent.restore.plan import RestorePlan, make_plan
+from agent.restore.remote import RemoteWriter, WorkerProcesses
 from agent.restore.request import IfNotEmpty, RestoreRequest
 from agent.restore.selection import Selection
 from agent.restore.target import Target, open_target
+from agent.restore.task import Setup
 from agent.restore.work import Worker
 from agent.restore.writer import Writer
 from agent.storage.engine import TransferEngine
 from agent.storage.open import engine_reason, open_store, running_engine
+
+SMALL_BYTES = 64 << 20
+SMALL_ENTRIES = 2000
+"""Below both, one worker in the restore's own process takes about as long as worker processes take to start."""
+
+_HARD_LINKS = frozenset({EntryType.HARD_LINK})
 
 STAGES = (Stage.DOWNLOAD, Stage.DECOMPRESS, Stage.WRITE, Stage.FINISH)
 
@@ -52,9 +62,13 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
             repository.download_manifest(snapshot_id, manifest_path)
         manifest = read_local(manifest_path)
         repository.check_identity(manifest, snapshot_id)
-        plan = make_plan(manifest, selection)
-        with running_engine(request.storage, request.transfer, request.staging_dir) as engine:
-            return _Restore(request, selection, manifest, plan, engine, emit, cancel).run()
+        workers = _worker_count(request, manifest.summary)
+        # They start while the plan is made.
+        with contextlib.closing(WorkerProcesses(workers if workers > 1 else 0)) as processes:
+            plan = make_plan(manifest, selection)
+            with running_engine(request.storage, request.transfer, request.staging_dir) as engine:
+                restore = _Restore(request, selection, manifest, manifest_path, plan, engine, emit, cancel)
+                return restore.run(workers, processes)
     finally:
         store.close()
 
@@ -67,6 +81,7 @@ class _Restore:
         request: RestoreRequest,
         selection: Selection,
         manifest: ManifestReader,
+        manifest_path: str,
         plan: RestorePlan,
         engine: TransferEngine,
         emit: Emit,
@@ -75,61 +90,72 @@ class _Restore:
         self._request = request
         self._selection = selection
         self._manifest = manifest
+        self._manifest_path = manifest_path
         self._plan = plan
         self._engine = engine
         self._emit = emit
         self._cancel = cancel
-        self._warnings = Warnings()
-        self._metadata = Metadata(self._warnings)
-        self._damage = Damage()
+        self._notes = Notes(Meter(STAGES, leading=Stage.WRITE), emit)
+        self._metadata = Metadata(self._notes.warnings)
         large_bytes = sum(file.entry.data_size for file in plan.large_files())
         cores = len(os.sched_getaffinity(0))
         self._bypasses_cache = bypasses(request.transfer.page_cache, large_bytes, free_memory(), cores)
-        self._meter = Meter(STAGES, leading=Stage.WRITE)
-        self._occupations = Occupations()
-        self._transferred = [0, 0]
+        self._numbers = itertools.count()
 
-    def run(self) -> OperationResult:
-        """Runs the pipeline."""
+    def run(self, workers: int, processes: WorkerProcesses) -> OperationResult:
+        """Runs the pipeline with so many workers: in processes of their own, or the only one in this process."""
         self._emit(self._plan.totals)
-        self._meter.expect(Stage.WRITE, self._plan.content_bytes, self._written_entries())
+        self._notes.meter.expect(Stage.WRITE, self._plan.content_bytes, self._written_entries())
         target = open_target(self._request)
         succeeded = False
         try:
             if target.was_empty:
                 target.require_room(self._plan.content_bytes, self._plan.totals.entries)
-            with Reporter(self._meter, self._emit):
-                self._run(target)
+            with Reporter(self._notes.meter, self._emit):
+                self._run(target, workers, processes)
             succeeded = True
         finally:
             target.close(succeeded)
-        self._warnings.emit(self._emit)
+        self._notes.warnings.emit(self._emit)
         return self._result()
 
-    def _run(self, target: Target) -> None:
-        crew = Crew(self._cancel, on_stop=self._engine.abort)
+    def _run(self, target: Target, workers: int, processes: WorkerProcesses) -> None:
+        def stop() -> None:
+            processes.abort()
+            self._engine.abort()
+
+        crew = Crew(self._cancel, on_stop=stop)
         with local_errors(f"restoring into {os.fsdecode(self._request.target)} failed"), crew.work():
             target.begin()
+            fetcher = Fetcher(self._engine, self._plan, chunks_ahead(self._request.transfer, workers), workers, crew)
+            crew.start("fetch", fetcher.run)
             directories = Directories(target, self._manifest, self._selection, self._request.if_not_empty, crew)
             directories.make()
-            self._move(target, crew)
+            self._move(target, fetcher, crew, [self._chunks(target, workers, processes, crew) for _ in range(workers)])
             with Stopwatch() as watch:
                 links = self._link(target, crew)
-                if self._request.if_not_empty is IfNotEmpty.MIRROR and not self._damage.chunks:
+                if self._request.if_not_empty is IfNotEmpty.MIRROR and not self._notes.damage.chunks:
                     directories.remove_extraneous()
                 # Before the metadata: removing it changes the target's own time.
                 target.end_work()
                 directories.apply_metadata(self._metadata)
-            self._meter.add(Stage.FINISH, 0, links + self._plan.totals.directories, watch.seconds)
-        if self._damage.chunks:
+            self._notes.meter.add(Stage.FINISH, 0, links + self._plan.totals.directories, watch.seconds)
+        if self._notes.damage.chunks:
             raise self._data_loss()
 
-    def _move(self, target: Target, crew: Crew) -> None:
-        threads = thread_count(self._request.transfer.threads)
-        ahead = chunks_ahead(self._request.transfer, threads)
-        fetcher = Fetcher(self._engine, self._plan, ahead, threads, crew)
-        workers = [self._worker(target, fetcher, crew) for _ in range(threads)]
-        crew.start("fetch", fetcher.run)
+    def _move(self, target: Target, fetcher: Fetcher, crew: Crew, writings: list[ChunkWriting]) -> None:
+        workers = [
+            Worker(
+                fetcher,
+                self._manifest,
+                self._selection,
+                chunks,
+                self._writer(target),
+                self._engine.name,
+                self._notes,
+            )
+            for chunks in writings
+        ]
         for number, worker in enumerate(workers):
             crew.start(f"write-{number}", worker.run)
         try:
@@ -137,53 +163,60 @@ class _Restore:
             for file in self._plan.empty:
                 workers[0].publish_empty(file)
         finally:
-            with contextlib.closing(self._writer(target, crew)) as writer:
+            with contextlib.closing(self._writer(target)) as writer:
                 for file in self._plan.large_files():
                     if file.is_begun and not file.is_published:
                         writer.discard_large(file)
 
-    def _worker(self, target: Target, fetcher: Fetcher, crew: Crew) -> Worker:
-        return Worker(
-            fetcher,
-            self._manifest,
-            self._selection,
-            self._writer(target, crew),
-            self._damage,
-            self._engine.name,
-            crew,
-            self._meter,
-            self._occupations,
-            self._emit,
-        )
+    def _chunks(self, target: Target, workers: int, processes: WorkerProcesses, crew: Crew) -> ChunkWriting:
+        if workers > 1:
+            return RemoteWriter(processes, self._setups(), target.folders, crew)
+        writer, warnings = self._writer(target), self._notes.warnings
+        return ChunkWriter(self._manifest, self._selection, writer, warnings, crew.check)
 
-    def _writer(self, target: Target, crew: Crew) -> Writer:
-        return Writer(target, self._request.if_not_empty, self._metadata, self._bypasses_cache, crew, self._warnings)
+    def _setups(self) -> Iterator[Setup]:
+        for number in self._numbers:
+            yield Setup(
+                number,
+                self._manifest_path,
+                self._request.paths,
+                self._request.if_not_empty,
+                self._bypasses_cache,
+            )
+
+    def _writer(self, target: Target) -> Writer:
+        return Writer(
+            target.folders,
+            next(self._numbers),
+            self._request.if_not_empty,
+            self._metadata,
+            self._bypasses_cache,
+            self._notes.warnings,
+        )
 
     def _link(self, target: Target, crew: Crew) -> int:
         """Makes further names of hard-linked files; those of lost files are left out. Returns how many."""
         if not self._plan.has_hard_links:
             return 0
-        lost = self._damage.paths
+        lost = self._notes.damage.paths
         count = 0
-        writer = self._writer(target, crew)
-        try:
-            for entry in self._manifest.entries():
-                crew.check()
-                if entry.type is not EntryType.HARD_LINK or not self._selection.covers(entry.path):
-                    continue
-                original = self._plan.promoted.get(entry.hard_link_group, entry.link_target)
-                if original == entry.path:
-                    continue
-                if original in lost:
-                    lost.add(entry.path)
-                elif original in target.not_made:
-                    message = "the file it is a further name of could not be restored"
-                    self._warnings.add("LINK_NOT_RESTORED", message, entry.path)
-                else:
-                    writer.link(entry, original)
-                    count += 1
-        finally:
-            writer.close()
+        with contextlib.closing(self._writer(target)) as writer:
+            for number in range(self._manifest.entry_sections):
+                for entry in self._manifest.of_types(number, _HARD_LINKS):
+                    crew.check()
+                    if not self._selection.covers(entry.path):
+                        continue
+                    original = self._plan.promoted.get(entry.hard_link_group, entry.link_target)
+                    if original == entry.path:
+                        continue
+                    if original in lost:
+                        lost.add(entry.path)
+                    elif original in self._notes.not_made:
+                        message = "the file it is a further name of could not be restored"
+                        self._notes.warnings.add("LINK_NOT_RESTORED", message, entry.path)
+                    else:
+                        writer.link(entry, original)
+                        count += 1
         return count
 
     def _written_entries(self) -> int:
@@ -191,18 +224,18 @@ class _Restore:
         return totals.models.files + totals.other.files
 
     def _data_loss(self) -> DataLossError:
-        first = self._damage.chunks[0]
-        files = sorted(self._damage.paths)
+        first = self._notes.damage.chunks[0]
+        files = sorted(self._notes.damage.paths)
         shown = ", ".join(path.decode(errors="backslashreplace") for path in files[:3])
         more = f" and {len(files) - 3} more" if len(files) > 3 else ""
         return DataLossError(
-            f"{len(self._damage.chunks)} chunks of {self._manifest.summary.id} are damaged; "
+            f"{len(self._notes.damage.chunks)} chunks of {self._manifest.summary.id} are damaged; "
             f"chunk {first.chunk_id}: {first.problem}; not restored: {shown}{more}",
-            damaged=tuple(self._damage.chunks[:100]),
+            damaged=tuple(self._notes.damage.chunks[:100]),
         )
 
     def _result(self) -> OperationResult:
-        stages = self._meter.stages()
+        stages = self._notes.meter.stages()
         downloaded = sum(stage.bytes_done for stage in stages if stage.stage is Stage.DOWNLOAD)
         jobs = len(self._plan.packs) + len(self._plan.segments)
         return OperationResult(
@@ -212,18 +245,25 @@ class _Restore:
             chunks_transferred=jobs,
             raw_bytes=sum(job.chunk.raw_size for job in self._plan.jobs()),
             transferred_bytes=downloaded,
-            seconds=time.monotonic() - self._meter.started,
-            warnings=self._warnings.count,
+            seconds=time.monotonic() - self._notes.meter.started,
+            warnings=self._notes.warnings.count,
             engine=self._engine.name,
             engine_reason=engine_reason(self._request.storage, self._request.transfer),
-            occupation=self._occupations.totals(),
+            occupation=self._notes.occupations.totals(),
             stages=stages,
         )
 
 
-def chunks_ahead(transfer: TransferConfig, threads: int) -> int:
-    """Returns how many chunks are fetched ahead at most: one for each connection, and some for every thread.
+def chunks_ahead(transfer: TransferConfig, workers: int) -> int:
+    """Returns how many chunks are fetched ahead at most: one for each connection, and some for every worker.
 
     What they take is bounded by the engine's budget.
     """
-    return transfer.connections + 2 * threads
+    return transfer.connections + 2 * workers
+
+
+def _worker_count(request: RestoreRequest, summary: SnapshotSummary) -> int:
+    """Returns how many workers write; unless told, one for a small snapshot."""
+    content = summary.totals.models.bytes + summary.totals.other.bytes
+    is_small = content < SMALL_BYTES and summary.totals.entries < SMALL_ENTRIES
+    return 1 if is_small and not request.transfer.workers else worker_count(request.transfer.workers)

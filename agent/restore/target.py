@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from agent.errors import NoSpaceError, NotADirectoryPathError, TargetNotEmptyError
 from agent.pipeline.beneath import DIRECTORY_FLAGS, list_names, remove
 from agent.pipeline.local_errors import local_errors
@@ -15,20 +17,25 @@ from agent.restore.request import IfNotEmpty, RestoreRequest
 _NOT_COUNTED = frozenset({b"lost+found"})
 
 
+class Folders(msgspec.Struct, frozen=True):
+    """Descriptors of a target and of its work folder."""
+
+    root_fd: int
+    work_fd: int
+
+
 class Target:
     """An open target with a work folder for unfinished files.
 
     Attributes:
-        root_fd, work_fd: descriptors of the target and of its work folder.
+        root_fd: a descriptor of the target.
         was_empty: whether nothing was there before.
-        not_made: entries that were left out with a warning, so that further names of them cannot be made.
     """
 
     def __init__(self, path: bytes, work_name: bytes, made: list[bytes]) -> None:
         self.path = path
         self._work_name = work_name
         self._made = made
-        self.not_made: set[bytes] = set()
         with local_errors(f"the target {os.fsdecode(path)} cannot be opened"):
             self.root_fd = os.open(path, DIRECTORY_FLAGS)
         try:
@@ -37,7 +44,12 @@ class Target:
             os.close(self.root_fd)
             raise
         self.was_empty = not self.names
-        self.work_fd = -1
+        self._work_fd = -1
+
+    @property
+    def folders(self) -> Folders:
+        """What is written into, from ``begin`` to ``end_work``."""
+        return Folders(self.root_fd, self._work_fd)
 
     def begin(self) -> None:
         """Removes what killed restores left, and makes the work folder."""
@@ -46,16 +58,16 @@ class Target:
                 if name.startswith(WORK_FOLDER_PREFIX):
                     remove(self.root_fd, name)
             os.mkdir(self._work_name, 0o700, dir_fd=self.root_fd)
-            self.work_fd = os.open(self._work_name, DIRECTORY_FLAGS, dir_fd=self.root_fd)
+            self._work_fd = os.open(self._work_name, DIRECTORY_FLAGS, dir_fd=self.root_fd)
             # A set-group-id target would hand its group on to every file made here, and a default ACL itself.
-            os.fchmod(self.work_fd, 0o700)
-            remove_acls(self.work_fd)
+            os.fchmod(self._work_fd, 0o700)
+            remove_acls(self._work_fd)
 
     def end_work(self) -> None:
         """Removes the work folder; further calls do nothing."""
-        if self.work_fd >= 0:
-            os.close(self.work_fd)
-            self.work_fd = -1
+        if self._work_fd >= 0:
+            os.close(self._work_fd)
+            self._work_fd = -1
             remove(self.root_fd, self._work_name)
 
     def close(self, succeeded: bool) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 from agent.errors import LocalIoError
 from agent.pipeline.beneath import Beneath, remove
-from agent.pipeline.crew import Crew
 from agent.pipeline.local_errors import local_error
 from agent.pipeline.warnings import Warnings
 from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
@@ -18,43 +17,49 @@ from agent.restore.metadata import Metadata
 from agent.restore.plan import LargeFile
 from agent.restore.request import IfNotEmpty
 from agent.restore.segment_file import SegmentFile, write_content
-from agent.restore.target import Target
+from agent.restore.target import Folders
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _NODE_MODE = {EntryType.FIFO: 0o010000, EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
 
-_numbers = itertools.count()
-
 
 class Writer:
     """Writes into one target. One per thread: it keeps the directories of the last path open.
 
-    Attributes:
+    Args:
+        folders: the target and its work folder.
+        number: differs from that of every other writer of the restore; its temporary names begin with it.
         bypasses_cache: large files are written past the page cache, where the file system can.
     """
 
     def __init__(
         self,
-        target: Target,
+        folders: Folders,
+        number: int,
         if_not_empty: IfNotEmpty,
         metadata: Metadata,
         bypasses_cache: bool,
-        crew: Crew,
         warnings: Warnings,
     ) -> None:
-        self._target = target
+        self._folders = folders
+        self._temporary_names = (b"%d-%d" % (number, count) for count in itertools.count())
         self._if_not_empty = if_not_empty
         self._metadata = metadata
         self.bypasses_cache = bypasses_cache
-        self._crew = crew
         self._warnings = warnings
-        self._beneath = Beneath(target.root_fd)
+        self._beneath = Beneath(folders.root_fd)
+        self._not_made: list[bytes] = []
 
     def close(self) -> None:
         """Closes the open directories."""
         self._beneath.forget()
+
+    def take_not_made(self) -> tuple[bytes, ...]:
+        """Returns the paths that were left out with a warning since the last call."""
+        taken, self._not_made = tuple(self._not_made), []
+        return taken
 
     def write_small(self, entry: Entry, content: memoryview) -> None:
         """Writes an entry of a pack: a file with its stored content, a link, a pipe or a device.
@@ -62,16 +67,15 @@ class Writer:
         Raises:
             GpusnapError: it cannot be written; the message names it.
         """
-        self._crew.check()
         try:
             parent_fd, name = self._beneath.parent(entry.path)
             try:
-                self._make(self._target.work_fd, b"%d" % next(_numbers), parent_fd, name, entry, content)
+                self._make(self._folders.work_fd, next(self._temporary_names), parent_fd, name, entry, content)
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
                 # Another file system is mounted below the target: the work folder is not on it.
-                temporary = WORK_FOLDER_PREFIX + b"%d-%d" % (os.getpid(), next(_numbers))
+                temporary = WORK_FOLDER_PREFIX + next(self._temporary_names)
                 self._make(parent_fd, temporary, parent_fd, name, entry, content)
         except OSError as error:
             raise _cannot_write(entry, error) from error
@@ -82,8 +86,8 @@ class Writer:
             if file.is_begun:
                 return
             try:
-                folder_fd, name = self._unfinished(file)
-                if folder_fd != self._target.work_fd:
+                folder_fd, name = self._unfinished(file.number, file.entry)
+                if folder_fd != self._folders.work_fd:
                     # A killed restore leaves its own there.
                     remove(folder_fd, name)
                 fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
@@ -95,22 +99,29 @@ class Writer:
                 raise _cannot_write(file.entry, error) from error
             file.is_begun = True
 
-    def open_large(self, file: LargeFile) -> SegmentFile:
-        """Opens the unfinished file for writing blocks; the caller closes it."""
-        folder_fd, name = self._unfinished(file)
-        return SegmentFile(os.open(name, _WRITE_FLAGS, dir_fd=folder_fd), file.entry, self.bypasses_cache)
+    def open_large(self, number: int, entry: Entry) -> SegmentFile:
+        """Opens an unfinished file for writing blocks; the caller closes it.
+
+        Raises:
+            GpusnapError: it cannot be opened; the message names it.
+        """
+        try:
+            folder_fd, name = self._unfinished(number, entry)
+            return SegmentFile(os.open(name, _WRITE_FLAGS, dir_fd=folder_fd), entry, self.bypasses_cache)
+        except OSError as error:
+            raise _cannot_write(entry, error) from error
 
     def publish_large(self, file: LargeFile) -> None:
         """Gives a complete large file its metadata and its final name."""
         try:
-            folder_fd, temporary = self._unfinished(file)
+            folder_fd, temporary = self._unfinished(file.number, file.entry)
             fd = os.open(temporary, _WRITE_FLAGS, dir_fd=folder_fd)
             try:
                 self._metadata.apply(fd, file.entry, is_ours=True)
             finally:
                 os.close(fd)
             parent_fd, name = self._beneath.parent(file.entry.path)
-            if parent_fd != folder_fd and folder_fd != self._target.work_fd:
+            if parent_fd != folder_fd and folder_fd != self._folders.work_fd:
                 folder_fd = parent_fd
             self._publish(folder_fd, temporary, parent_fd, name, file.entry)
         except OSError as error:
@@ -118,7 +129,7 @@ class Writer:
 
     def discard_large(self, file: LargeFile) -> None:
         """Removes the unfinished file of a large file that will not be completed."""
-        folder_fd, name = self._unfinished(file)
+        folder_fd, name = self._unfinished(file.number, file.entry)
         remove(folder_fd, name)
 
     def link(self, entry: Entry, original: bytes) -> None:
@@ -130,16 +141,16 @@ class Writer:
         try:
             source_fd = os.dup(self._beneath.parent(original)[0])
             try:
-                temporary = b"%d" % next(_numbers)
+                temporary = next(self._temporary_names)
                 source_name = original.rpartition(b"/")[2]
-                work_fd = self._target.work_fd
+                work_fd = self._folders.work_fd
                 try:
                     os.link(source_name, temporary, src_dir_fd=source_fd, dst_dir_fd=work_fd, follow_symlinks=False)
                 except OSError as error:
                     if error.errno != errno.EXDEV:
                         raise
                     work_fd = self._beneath.directory(entry.path.rpartition(b"/")[0])
-                    temporary = WORK_FOLDER_PREFIX + b"%d-%s" % (os.getpid(), temporary)
+                    temporary = WORK_FOLDER_PREFIX + temporary
                     os.link(source_name, temporary, src_dir_fd=source_fd, dst_dir_fd=work_fd, follow_symlinks=False)
                 parent_fd, name = self._beneath.parent(entry.path)
                 self._publish(work_fd, temporary, parent_fd, name, entry)
@@ -150,12 +161,12 @@ class Writer:
         except OSError as error:
             raise _cannot_write(entry, error) from error
 
-    def _unfinished(self, file: LargeFile) -> tuple[int, bytes]:
+    def _unfinished(self, number: int, entry: Entry) -> tuple[int, bytes]:
         """Returns where a large file grows: in the work folder, or beside its final name on another file system."""
-        parent_fd, _ = self._beneath.parent(file.entry.path)
-        name = b"large-%d" % file.number
-        if os.fstat(parent_fd).st_dev == os.fstat(self._target.work_fd).st_dev:
-            return self._target.work_fd, name
+        parent_fd, _ = self._beneath.parent(entry.path)
+        name = b"large-%d" % number
+        if os.fstat(parent_fd).st_dev == os.fstat(self._folders.work_fd).st_dev:
+            return self._folders.work_fd, name
         return parent_fd, WORK_FOLDER_PREFIX + name
 
     def _make(
@@ -168,7 +179,7 @@ class Writer:
                     if entry.sparse:
                         os.ftruncate(fd, entry.size)
                     write_content(fd, entry, 0, content)
-                    self._metadata.apply(fd, entry, is_ours=folder_fd == self._target.work_fd)
+                    self._metadata.apply(fd, entry, is_ours=folder_fd == self._folders.work_fd)
                 finally:
                     os.close(fd)
             elif entry.type is EntryType.SYMLINK:
@@ -189,7 +200,7 @@ class Writer:
             os.mknod(name, kind | 0o600, device, dir_fd=folder_fd)
         except PermissionError:
             self._warnings.add("DEVICE_NOT_RESTORED", "devices cannot be made without privilege", entry.path)
-            self._target.not_made.add(entry.path)
+            self._not_made.append(entry.path)
             return False
         return True
 
@@ -215,7 +226,7 @@ class Writer:
                 raise
             message = "a directory that is not empty stands there; restore with mirror to replace it"
             self._warnings.add("NOT_REPLACED", message, entry.path)
-            self._target.not_made.add(entry.path)
+            self._not_made.append(entry.path)
             return False
         return True
 

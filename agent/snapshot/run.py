@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from agent import __version__
 from agent.events import Cause, ChunkKind, Emit, OperationResult, ScanTotals, Stage
 from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath
-from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch, thread_count
+from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch, worker_count
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.occupation import Occupations
@@ -86,7 +86,7 @@ class _Snapshot:
         self._crew = Crew(cancel, on_stop=engine.abort)
         self._scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings)
         self._batches: Channel[list[Entry] | None] = Channel(self._crew, SCAN_BATCHES_AHEAD)
-        self._threads = thread_count(request.transfer.threads)
+        self._threads = worker_count(request.transfer.workers)
         self._tasks: Channel[PackTask | SegmentTask | None] = Channel(self._crew, 2 * self._threads)
         self._allowance = Allowance(self._crew, ENTRIES_IN_FLIGHT)
 

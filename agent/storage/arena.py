@@ -1,4 +1,4 @@
-"""The memory that objects on their way share: one piece, used again and again."""
+"""The memory that objects on their way share, and worker processes with them: one piece, used again and again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import threading
 from collections import deque
 
 from agent.errors import NoSpaceError
-from agent.pipeline.memory import anonymous
+from agent.pipeline.memory import SharedMemory
+from agent.storage.engine import Place
 from agent.storage.staging import cancelled
 
 GRAIN = 64 << 10
@@ -18,16 +19,26 @@ ARENA_BYTES = 4 * ((64 << 20) + GRAIN)
 
 
 class Room:
-    """A part of an arena that belongs to one object until it is released."""
+    """A part of an arena that belongs to one object until it is released.
 
-    def __init__(self, arena: Arena, view: memoryview, start: int) -> None:
+    Attributes:
+        view: its memory.
+        place: where other processes find it.
+    """
+
+    def __init__(self, arena: Arena, memory: SharedMemory, start: int, size: int) -> None:
         self._arena = arena
-        self._start = start
-        self.view = view
+        self._memory = memory
+        self.view = memory.view[start : start + size]
+        self.place = Place(memory.fd, start, size)
 
     def release(self) -> None:
         """Gives the memory back. Further calls do nothing."""
-        self._arena.give_back(self, self._start)
+        self._arena.give_back(self)
+
+    def is_in(self, memory: SharedMemory | None) -> bool:
+        """Says whether it is a part of this memory."""
+        return self._memory is memory
 
 
 class Arena:
@@ -41,7 +52,7 @@ class Arena:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = _rounded(min(capacity, ARENA_BYTES))
-        self._memory: memoryview | None = None
+        self._memory: SharedMemory | None = None
         self._holes = [(0, self._capacity)]
         self._rooms: set[Room] = set()
         self._queue: deque[object] = deque()
@@ -71,21 +82,21 @@ class Arena:
                 self._changed.wait_for(lambda: self._aborted or (self._queue[0] is ticket and self._fits(size)))
                 if self._aborted:
                     raise cancelled()
-                room = Room(self, _memory(size), -1) if size > self._capacity else self._cut(size)
+                room = Room(self, _memory(size), 0, size) if size > self._capacity else self._cut(size)
                 self._rooms.add(room)
             finally:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
         return room
 
-    def give_back(self, room: Room, start: int) -> None:
+    def give_back(self, room: Room) -> None:
         """Ends a room; called by ``Room.release``."""
         with self._changed:
             if room not in self._rooms:
                 return
             self._rooms.remove(room)
-            if start >= 0:
-                self._fill(start, start + len(room.view))
+            if room.is_in(self._memory):
+                self._fill(room.place.offset, room.place.offset + room.place.size)
             self._changed.notify_all()
 
     def abort(self) -> None:
@@ -105,7 +116,7 @@ class Arena:
         index = next(index for index, (start, end) in enumerate(self._holes) if end - start >= size)
         start, end = self._holes[index]
         self._holes[index : index + 1] = [(start + size, end)] if end - start > size else []
-        return Room(self, self._memory[start : start + size], start)
+        return Room(self, self._memory, start, size)
 
     def _fill(self, start: int, end: int) -> None:
         index = bisect.bisect(self._holes, (start, end))
@@ -121,9 +132,9 @@ def _rounded(size: int) -> int:
     return max(-(-size // GRAIN), 1) * GRAIN
 
 
-def _memory(size: int) -> memoryview:
+def _memory(size: int) -> SharedMemory:
     try:
-        return anonymous(size)
+        return SharedMemory(size)
     except (OSError, OverflowError, MemoryError) as error:
         raise NoSpaceError(
             f"there is no memory for {size:,} bytes", hint="lower [transfer] staging_size, or free memory"

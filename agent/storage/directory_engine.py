@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import msgspec
+
 from agent.errors import NoSpaceError
 from agent.storage.arena import Arena, Room
 from agent.storage.directory import DirectoryStore
@@ -146,6 +148,7 @@ class _Incoming:
     def __init__(self, room: Room, size: int, report: TransferReport) -> None:
         self._room = room
         self.view = room.view[:size].toreadonly()
+        self.place = msgspec.structs.replace(room.place, size=size)
         self.report = report
 
     def release(self) -> None:

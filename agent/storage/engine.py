@@ -20,6 +20,14 @@ class TransferReport(msgspec.Struct, frozen=True):
     attempts: int
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where bytes are: in a file or shared memory, at ``offset`` (a multiple of the page size), ``size`` bytes."""
+
+    fd: int
+    offset: int
+    size: int
+
+
 class Outgoing(Protocol):
     """Room for one object that is about to be uploaded: written by one thread, then handed to ``upload``."""
 
@@ -45,12 +53,17 @@ class Incoming(Protocol):
         ...
 
     @property
+    def place(self) -> Place:
+        """Where the stored bytes are, for another process; its descriptor is open until ``release``."""
+        ...
+
+    @property
     def report(self) -> TransferReport:
         """How it came."""
         ...
 
     def release(self) -> None:
-        """Gives the room back: ``view`` and every part of it must not be used any more. Further calls do nothing."""
+        """Gives the room back: neither ``view`` nor ``place`` may be used any more. Further calls do nothing."""
         ...
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,23 +61,6 @@ def write_local(file: BinaryIO, data: bytes) -> None:
         file.flush()
     except OSError as error:
         raise local_error(error, str(file.name)) from error
-
-
-def map_local(path: str) -> memoryview:
-    """Returns the bytes of a local file without reading them; they stay when its name is removed.
-
-    Reading them kills the process if the file is cut meanwhile, so it must be one that nobody else writes.
-
-    Raises:
-        PathNotFoundError, LocalPermissionError, LocalIoError: it cannot be read.
-    """
-    with open_local(path) as file:
-        try:
-            # An empty file cannot be mapped.
-            empty = os.fstat(file.fileno()).st_size == 0
-            return memoryview(b"" if empty else mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-        except OSError as error:
-            raise local_error(error, path) from error
 
 
 def size_of(path: str) -> int:

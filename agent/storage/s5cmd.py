@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from concurrent.futures import Future
@@ -9,9 +10,10 @@ from concurrent.futures import Future
 from agent.config.model import StorageConfig, TransferConfig
 from agent.config.provider import ResolvedStorage
 from agent.errors import GpusnapError, NoSpaceError
-from agent.storage.engine import Incoming, Outgoing, TransferReport
+from agent.pipeline.memory import map_file
+from agent.storage.engine import Incoming, Outgoing, Place, TransferReport
 from agent.storage.keys import check_key, clean_prefix, join
-from agent.storage.local import map_local
+from agent.storage.local import open_local
 from agent.storage.outgoing_file import OutgoingFile
 from agent.storage.retry import RetryPolicy
 from agent.storage.s5cmd_lane import Lane, Transfer
@@ -161,17 +163,23 @@ class S5cmdEngine:
 
 
 class _Incoming:
-    """A downloaded object, mapped from the staging folder.
+    """A downloaded object in the staging folder, mapped by whoever reads it.
 
     Mapping is safe here: s5cmd has written every byte of the file and has let go of it, and nobody else has the folder.
     """
 
     def __init__(self, staged: StagedFile, seconds: float, attempts: int) -> None:
         self._staged = staged
+        self._file = open_local(staged.path)
         self.path = staged.path
-        self.view = map_local(staged.path)
-        self.report = TransferReport(len(self.view), seconds, attempts)
+        self.place = Place(self._file.fileno(), 0, os.fstat(self._file.fileno()).st_size)
+        self.report = TransferReport(self.place.size, seconds, attempts)
+
+    @functools.cached_property
+    def view(self) -> memoryview:
+        # An empty file cannot be mapped. The mapping ends with the last part of the view that somebody holds.
+        return memoryview(map_file(self.place.fd, 0, self.place.size) if self.place.size else b"")
 
     def release(self) -> None:
-        self.view.release()  # unmapped with the last part of it that a frame of a traceback may still hold
+        self._file.close()
         self._staged.release()

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import msgspec
+
 from agent.errors import CancelledError, GpusnapError
 from agent.storage.arena import Room
 from agent.storage.engine import Incoming, TransferReport
@@ -187,6 +189,7 @@ class InMemory:
     def __init__(self, room: Room, report: TransferReport) -> None:
         self._room = room
         self.view = room.view[: report.stored_bytes].toreadonly()
+        self.place = msgspec.structs.replace(room.place, size=len(self.view))
         self.report = report
 
     def release(self) -> None:

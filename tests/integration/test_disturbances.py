@@ -72,7 +72,7 @@ def saved(folder: Path) -> Saved:
 def test_a_link_planted_while_a_restore_runs_leads_nowhere(folder: Path, kind: str) -> None:
     nodes: list[Node] = [File(b"d%02d/large" % number, Seeded(6000, seed=number)) for number in range(40)]
     saved = Saved(folder, nodes)
-    saved.pipelines.transfer = msgspec.structs.replace(saved.pipelines.transfer, threads=1)
+    saved.pipelines.transfer = msgspec.structs.replace(saved.pipelines.transfer, workers=1)
     outside = saved.outside
     (outside / "large").write_text("outside")
 

@@ -1,4 +1,4 @@
-"""The store dies in the middle of an operation of a real agent: a clear end within the retry time, and a repeat succeeds."""
+"""The store dies in the middle of an operation of a real agent: a clear end in time, and a repeat succeeds."""
 
 from __future__ import annotations
 

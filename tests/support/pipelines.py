@@ -21,8 +21,6 @@ from agent.snapshot import run as snapshot
 from agent.snapshot.request import SnapshotRequest
 from agent.storage.open import open_store
 
-THREADS = 2
-
 _MEMORY = Path("/dev/shm")
 
 
@@ -51,7 +49,7 @@ class Pipelines:
             self.store_folder.mkdir()
             storage = StorageConfig(provider=Provider.LOCAL, endpoint=str(self.store_folder))
         self.storage = storage
-        self.transfer = TransferConfig(threads=THREADS, retry_seconds=5.0)
+        self.transfer = TransferConfig(retry_seconds=5.0)
         self.new_events: Callable[[], list[PipelineEvent]] = list
         self.events: list[PipelineEvent] = []
         self.repository = Repository(open_store(storage))

@@ -17,12 +17,12 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0
 
 def children_called(name: str, parent: int | None = None) -> set[int]:
     """Returns the live children of a process (this one by default) whose program has this name."""
-    parent = os.getpid() if parent is None else parent
-    found = set()
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and _command_and_parent(entry) == (name, parent):
-            found.add(int(entry))
-    return found
+    return {pid for pid, command in _children(parent).items() if command == name}
+
+
+def processes_running(module: str) -> set[int]:
+    """Returns the live children of this process that run a Python module."""
+    return {pid for pid in _children() if module.encode() in _arguments(pid)}
 
 
 def is_running(process: int) -> bool:
@@ -34,6 +34,12 @@ def is_running(process: int) -> bool:
         return False
 
 
+def _children(parent: int | None = None) -> dict[int, str]:
+    parent = os.getpid() if parent is None else parent
+    facts = {int(entry): _command_and_parent(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+    return {pid: known[0] for pid, known in facts.items() if known and known[1] == parent}
+
+
 def _command_and_parent(process: str) -> tuple[str, int] | None:
     try:
         with open(f"/proc/{process}/stat", "rb") as file:
@@ -42,3 +48,11 @@ def _command_and_parent(process: str) -> tuple[str, int] | None:
         return None
     state, parent = tail.split()[:2]
     return None if state == b"Z" else (head.partition(b"(")[2].decode(), int(parent))
+
+
+def _arguments(process: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{process}/cmdline", "rb") as file:
+            return file.read().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []

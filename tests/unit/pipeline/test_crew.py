@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.errors import CancelledError, LocalIoError, NoSpaceError
-from agent.pipeline.crew import Allowance, Channel, Crew, thread_count
+from agent.pipeline.crew import Allowance, Channel, Crew, worker_count
 from agent.pipeline.local_errors import local_errors
 from tests.support.processes import wait_until
 
@@ -196,6 +196,6 @@ def test_an_allowance_lets_something_too_large_in_alone() -> None:
         allowance.wait_empty()
 
 
-def test_thread_count() -> None:
-    assert thread_count(5) == 5
-    assert 2 <= thread_count(0) <= 8
+def test_worker_count() -> None:
+    assert worker_count(5) == 5
+    assert 2 <= worker_count(0) <= 8

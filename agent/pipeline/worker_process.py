@@ -1,0 +1,136 @@
+"""Worker processes: each does the tasks of one thread of an operation in an interpreter of its own.
+
+A task and its answer are messages of a few hundred bytes. The bytes they are about stay where they are, in a file or in
+shared memory, whose descriptor goes along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+END_SECONDS = 5.0
+"""How long an idle worker process may take to end when it is told to; then it is killed."""
+
+_SIZE_BYTES = 8
+_MOST_DESCRIPTORS = 4
+
+
+class WorkerDiedError(Exception):
+    """The other end of a connection is gone. Never leaves the pipelines."""
+
+
+class Connection:
+    """One end of the connection between an operation and a worker process. Messages with descriptors, in order."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Sends a message and copies of descriptors.
+
+        Raises:
+            WorkerDiedError: nobody reads it.
+        """
+        size = len(message).to_bytes(_SIZE_BYTES, "little")
+        try:
+            if descriptors:
+                socket.send_fds(self._end, [size], list(descriptors))
+            else:
+                self._end.sendall(size)
+            self._end.sendall(message)
+        except OSError as error:
+            raise WorkerDiedError from error
+
+    def receive(self) -> tuple[bytes, list[int]]:
+        """Waits for a message; returns it with its descriptors, which the caller closes.
+
+        Raises:
+            WorkerDiedError: there will be none.
+        """
+        try:
+            size, descriptors, _, _ = socket.recv_fds(self._end, _SIZE_BYTES, _MOST_DESCRIPTORS)
+            size += self._exactly(_SIZE_BYTES - len(size))
+            return self._exactly(int.from_bytes(size, "little")), descriptors
+        except OSError as error:
+            raise WorkerDiedError from error
+
+    def close(self) -> None:
+        """Closes it; the other end then sees that."""
+        self._end.close()
+
+    def _exactly(self, size: int) -> bytes:
+        message = bytearray(size)
+        left = memoryview(message)
+        while left:
+            count = self._end.recv_into(left)
+            if count == 0:
+                raise ConnectionResetError
+            left = left[count:]
+        return bytes(message)
+
+
+class WorkerProcess:
+    """A worker process, started at once.
+
+    It belongs to the process group of the operation, and ends when its connection does.
+
+    Args:
+        module: what it runs; its ``main`` finds the connection with ``own_connection``.
+    """
+
+    def __init__(self, module: str) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", module, str(theirs.fileno())]
+            try:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), cwd="/"
+                )
+            except BaseException:
+                ours.close()
+                raise
+        self.connection = Connection(ours)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def end(self) -> str:
+        """Ends it and reaps it, killing it if it does not end; says how it ended."""
+        self.connection.close()
+        try:
+            code = self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            code = self.kill()
+        if code >= 0:
+            return f"exit status {code}"
+        with contextlib.suppress(ValueError):
+            return signal.Signals(-code).name
+        return f"signal {-code}"
+
+    def kill(self) -> int:
+        """Kills and reaps it; whoever waits for its answer gets WorkerDiedError."""
+        self._process.kill()
+        return self._process.wait()
+
+
+def own_connection() -> Connection:
+    """Returns the connection of the worker process that this is."""
+    return Connection(socket.socket(fileno=int(sys.argv[1])))
+
+
+@contextlib.contextmanager
+def received(descriptors: Sequence[int]) -> Iterator[None]:
+    """Closes descriptors that came with a message after the block."""
+    try:
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

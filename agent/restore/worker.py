@@ -1,0 +1,62 @@
+"""A worker process of a restore: ``python -m agent.restore.worker``. It writes chunks until its connection ends."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import msgspec
+
+from agent.errors import GpusnapError, describe
+from agent.pipeline.local_errors import local_error
+from agent.pipeline.memory import map_file
+from agent.pipeline.warnings import Warnings
+from agent.pipeline.worker_process import WorkerDiedError, own_connection, received
+from agent.repository.manifest_reader import read_local
+from agent.restore.chunk_writer import ChunkWriter
+from agent.restore.metadata import Metadata
+from agent.restore.selection import Selection
+from agent.restore.target import Folders
+from agent.restore.task import Answer, PlacedTask, Refused, Setup
+from agent.restore.writer import Writer
+
+
+def main() -> int:
+    """Does the tasks of one operation."""
+    connection = own_connection()
+    tasks = msgspec.msgpack.Decoder(PlacedTask)
+    try:
+        message, (root_fd, work_fd) = connection.receive()
+        worker = _chunk_writer(msgspec.msgpack.decode(message, type=Setup), Folders(root_fd, work_fd))
+        while True:
+            message, descriptors = connection.receive()
+            with received(descriptors):
+                answer = _answer(worker, tasks.decode(message), descriptors[0])
+            connection.send(msgspec.msgpack.encode(answer))
+    except WorkerDiedError:
+        return 0
+
+
+def _chunk_writer(setup: Setup, folders: Folders) -> ChunkWriter:
+    warnings = Warnings()
+    manifest, selection = read_local(setup.manifest), Selection(setup.paths)
+    writer = Writer(folders, setup.number, setup.if_not_empty, Metadata(warnings), setup.bypasses_cache, warnings)
+    # Nothing to check: whoever wants it to stop kills it.
+    return ChunkWriter(manifest, selection, writer, warnings, lambda: None)
+
+
+def _answer(worker: ChunkWriter, placed: PlacedTask, fd: int) -> Answer:
+    try:
+        stored = memoryview(map_file(fd, placed.offset, placed.size) if placed.size else b"")
+        return worker.write(placed.task, stored)
+    except GpusnapError as error:
+        return Refused(describe(error))
+    except OSError as error:
+        return Refused(describe(local_error("restoring a chunk failed", error)))
+    except Exception as error:
+        traceback.print_exc()
+        return Refused(describe(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

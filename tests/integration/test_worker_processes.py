@@ -1,0 +1,111 @@
+"""Worker processes of an operation: they die, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.errors import CancelledError, DataLossError, WorkerCrashedError
+from agent.events import ChunkFinished, PipelineEvent
+from tests.support.pipelines import memory_folder
+from tests.support.processes import processes_running
+from tests.support.saved import VARIED_TREE, Saved
+from tests.support.trees import File, Node, Seeded
+
+RESTORE_WORKER = "agent.restore.worker"
+MANY: list[Node] = [File(b"large-%03d" % number, Seeded(6000, seed=number)) for number in range(200)]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory, removed at once."""
+    path = Path(tempfile.mkdtemp(prefix="gpusnap-workers-", dir=memory_folder()))
+    yield path
+    shutil.rmtree(path)
+    assert processes_running(RESTORE_WORKER) == set()
+
+
+def with_workers(saved: Saved, workers: int = 2) -> Saved:
+    saved.pipelines.transfer = msgspec.structs.replace(saved.pipelines.transfer, workers=workers)
+    return saved
+
+
+def kill_at_chunks(saved: Saved, when: range) -> list[int]:
+    """Kills the worker processes of the next operation at these of its finished chunks; returns whom, later."""
+    killed: list[int] = []
+
+    class Events(list[PipelineEvent]):
+        finished = 0
+
+        def append(self, event: PipelineEvent) -> None:
+            super().append(event)
+            if isinstance(event, ChunkFinished):
+                Events.finished += 1
+                if Events.finished in when:
+                    for pid in processes_running(RESTORE_WORKER):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+
+    saved.pipelines.new_events = Events
+    return killed
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_everything_is_restored(folder: Path, workers: int) -> None:
+    saved = with_workers(Saved(folder, VARIED_TREE), workers)
+    saved.restore()
+    assert saved.differences() == []
+
+
+def test_the_chunk_of_a_killed_worker_is_written_by_another(folder: Path) -> None:
+    saved = with_workers(Saved(folder, MANY))
+    killed = kill_at_chunks(saved, range(1, 100, 7))
+    saved.restore()
+    assert saved.differences() == []
+    assert len(killed) > 2
+
+
+def test_workers_that_always_die_fail_the_restore(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = with_workers(Saved(folder, MANY))
+    # The interpreter refuses to start with it.
+    monkeypatch.setenv("PYTHONMALLOC", "no such allocator")
+    with pytest.raises(WorkerCrashedError, match="3 worker processes died over chunk"):
+        saved.restore()
+    monkeypatch.undo()
+    saved.restore()
+    assert saved.differences() == []
+
+
+def test_a_cancel_ends_the_workers(folder: Path) -> None:
+    saved = with_workers(Saved(folder, MANY))
+    cancel = threading.Event()
+
+    class Events(list[PipelineEvent]):
+        def append(self, event: PipelineEvent) -> None:
+            super().append(event)
+            if isinstance(event, ChunkFinished):
+                cancel.set()
+
+    saved.pipelines.new_events = Events
+    with pytest.raises(CancelledError):
+        saved.restore(cancel=cancel)
+    assert processes_running(RESTORE_WORKER) == set()
+
+
+def test_damage_is_found_by_the_workers(folder: Path) -> None:
+    saved = with_workers(Saved(folder, VARIED_TREE))
+    path = saved.pipelines.chunk_file(saved.chunk_of(b"x large"))
+    stored = bytearray(path.read_bytes())
+    stored[len(stored) // 2] ^= 1
+    path.write_bytes(stored)
+    with pytest.raises(DataLossError, match="1 chunks of"):
+        saved.restore()
+    assert saved.missing() == {"x large"}

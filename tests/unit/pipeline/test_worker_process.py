@@ -1,0 +1,108 @@
+"""The connection to a worker process. Real processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.pipeline.worker_process import WorkerDiedError, WorkerProcess
+from tests.support.processes import is_running
+
+ECHO = """
+import os
+from agent.pipeline.worker_process import WorkerDiedError, own_connection, received
+connection = own_connection()
+try:
+    while True:
+        message, descriptors = connection.receive()
+        with received(descriptors):
+            connection.send(message + b"".join(os.pread(fd, 100, 0) for fd in descriptors))
+except WorkerDiedError:
+    raise SystemExit(7)
+"""
+
+DEAF = """
+import threading
+threading.Event().wait()
+"""
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
+    (tmp_path / "echoing.py").write_text(ECHO)
+    (tmp_path / "deaf.py").write_text(DEAF)
+    return tmp_path
+
+
+@pytest.fixture
+def echo(modules: Path) -> Iterator[WorkerProcess]:
+    process = WorkerProcess("echoing")
+    yield process
+    process.kill()
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 << 20])
+def test_messages_come_back(echo: WorkerProcess, size: int) -> None:
+    message = os.urandom(size)
+    for _ in range(2):
+        echo.connection.send(message)
+        assert echo.connection.receive() == (message, [])
+
+
+def test_descriptors_go_along(echo: WorkerProcess, modules: Path) -> None:
+    with (modules / "deaf.py").open("rb") as one, (modules / "echoing.py").open("rb") as two:
+        echo.connection.send(b"message", [one.fileno(), two.fileno()])
+    expected = b"message" + DEAF.encode()[:100] + ECHO.encode()[:100]
+    assert echo.connection.receive()[0] == expected
+
+
+def test_it_ends_with_its_connection(echo: WorkerProcess) -> None:
+    echo.connection.send(b"message")
+    echo.connection.receive()
+    assert echo.end() == "exit status 7"
+
+
+def test_who_waits_sees_that_it_was_killed(echo: WorkerProcess) -> None:
+    ended = threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(WorkerDiedError):
+            echo.connection.receive()
+        ended.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    echo.kill()
+    thread.join(10.0)
+    assert ended.is_set()
+    with pytest.raises(WorkerDiedError):
+        echo.connection.send(b"message" * 100_000)
+    assert echo.end() == "SIGKILL"
+
+
+def test_one_that_does_not_end_is_killed(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.pipeline.worker_process.END_SECONDS", 0.1)
+    process = WorkerProcess("deaf")
+    assert process.end() == "SIGKILL"
+
+
+def test_it_holds_nothing_but_its_connection(modules: Path, tmp_path: Path) -> None:
+    (tmp_path / "listing.py").write_text(
+        "import os\n"
+        "from agent.pipeline.worker_process import own_connection\n"
+        "connection = own_connection()\n"
+        "connection.send(str(len(os.listdir('/proc/self/fd'))).encode())\n"
+    )
+    with (tmp_path / "deaf.py").open("rb") as file:
+        os.set_inheritable(file.fileno(), True)
+        process = WorkerProcess("listing")
+        # Three standard ones, the connection, and the folder that is listed.
+        assert process.connection.receive()[0] == b"5"
+    assert process.end() == "exit status 0"
+    assert not is_running(process.pid)
