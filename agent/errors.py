@@ -184,18 +184,27 @@ class SnapshotAmbiguousError(GpusnapError):
     default_hint = "give more of the id"
 
 
+class DamagedSnapshot(msgspec.Struct, frozen=True):
+    """A snapshot that needs a damaged chunk, and the files that the chunk touches there; the first 100 at most."""
+
+    snapshot_id: str
+    paths: tuple[bytes, ...] = ()
+
+
 class DamagedChunk(msgspec.Struct, frozen=True):
     """A chunk that could not be read back as it was stored.
 
     Attributes:
-        chunk_id: 64 hex digits.
+        chunk_id: 64 hex digits; empty if it is the manifest of a snapshot that is damaged.
         problem: one line saying what was wrong.
         paths: the files it touches, relative to the workspace; the first 100 at most.
+        snapshots: the snapshots that need it (verify alone looks for them); the first 100 at most.
     """
 
     chunk_id: str
     problem: str
     paths: tuple[bytes, ...] = ()
+    snapshots: tuple[DamagedSnapshot, ...] = ()
 
 
 class DataLossError(GpusnapError):

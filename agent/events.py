@@ -19,6 +19,7 @@ class OperationKind(enum.Enum):
 
     SNAPSHOT = "snapshot"
     RESTORE = "restore"
+    VERIFY = "verify"
 
 
 class OperationState(enum.Enum):
@@ -44,6 +45,8 @@ class Stage(enum.Enum):
     DECOMPRESS = "decompress"
     WRITE = "write"
     FINISH = "finish"
+    INDEX = "index"
+    VERIFY = "verify"
 
 
 class ChunkKind(enum.Enum):
@@ -138,6 +141,22 @@ class WarningRaised(msgspec.Struct, frozen=True, tag="warning"):
     count: int = 0
 
 
+class VerifyReport(msgspec.Struct, frozen=True):
+    """What a verification found in order.
+
+    Attributes:
+        full: whether the chunks were read, or only looked for.
+        snapshots: the snapshots that were verified.
+        chunks: their distinct chunks.
+        stored_bytes: the bytes of those in the store.
+    """
+
+    full: bool
+    snapshots: int
+    chunks: int
+    stored_bytes: int
+
+
 class OperationResult(msgspec.Struct, frozen=True):
     """What an operation did. ``occupation`` has the largest cause first: that one held it back."""
 
@@ -153,6 +172,7 @@ class OperationResult(msgspec.Struct, frozen=True):
     engine_reason: str = ""
     stages: tuple[StageProgress, ...] = ()
     occupation: tuple[Occupation, ...] = ()
+    verify: VerifyReport | None = None
 
 
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):

@@ -5,7 +5,8 @@
 All other stages see chunks and count class "all". So the sum over ``class`` is right for every stage, and adding up
 stages is never meaningful.
 
-The live throughput is that of the stage that touches every content byte: ``pack`` of snapshots, ``write`` of restores.
+The live throughput is that of the stage that touches every content byte: ``pack`` of snapshots, ``write`` of restores,
+``verify`` of verifications that read. Only what read or wrote content has a throughput.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from agent.operations.record import LoggedEvent
 _MAIN_STAGE: Mapping[OperationKind, Stage] = {
     OperationKind.SNAPSHOT: Stage.PACK,
     OperationKind.RESTORE: Stage.WRITE,
+    OperationKind.VERIFY: Stage.VERIFY,
 }
 _SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _BYTES_PER_SECOND = (1e6, 1e7, 2.5e7, 5e7, 1e8, 2e8, 3e8, 5e8, 7.5e8, 1e9, 1.5e9, 2e9, 3e9, 5e9)
@@ -77,7 +79,7 @@ class Metrics:
         )
         self._live_throughput = Gauge(
             "gpusnap_throughput_bytes_per_second",
-            "Content bytes a second that running operations read (snapshot) or write (restore) now",
+            "Content bytes a second that running operations read (snapshot, verify) or write (restore) now",
             ("operation",),
             registry=registry,
         )
@@ -152,7 +154,7 @@ class Metrics:
             self._thread_seconds.labels(kind.value, occupation.cause.value).inc(occupation.seconds)
         if completed.state is OperationState.SUCCEEDED and result is not None:
             self._last_success.labels(kind.value).set(time_ns / 1e9)
-            if result.seconds > 0:
+            if result.seconds > 0 and result.raw_bytes:
                 self._throughput.labels(kind.value).observe(result.raw_bytes / result.seconds)
         self._running.set(len(self._seen))
         self._set_live_throughput(kind)

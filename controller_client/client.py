@@ -168,6 +168,39 @@ class AgentClient:
         )
         return await self._start(lambda: _events(self._stub.Restore(request)))
 
+    async def verify(
+        self,
+        snapshot: str = "",
+        *,
+        full: bool = False,
+        bytes_per_second: int = 0,
+        storage: model.Storage | None = None,
+        request_id: str | None = None,
+    ) -> OperationHandle:
+        """Starts looking whether everything that snapshots need is in the store; writes nothing.
+
+        The handle's ``result`` raises DataLossError if something is damaged or missing; its ``damaged`` says what, and
+        which snapshots and files need it.
+
+        Args:
+            snapshot: the snapshot's id, a unique prefix of it, or "latest"; empty for all snapshots.
+            full: read every chunk and hash it, instead of only looking whether it is there with its size.
+            bytes_per_second: stored bytes that are read a second at most; 0 for as fast as it goes.
+            storage: the repository; ``None`` for the agent's configured one.
+            request_id: an id that attaches to the operation it started before; ``None`` for a new operation.
+
+        Raises:
+            GpusnapError: the agent refused it; AgentUnreachableError if it could not be asked.
+        """
+        request = pb.VerifyRequest(
+            request_id=request_id or new_request_id(),
+            snapshot=snapshot,
+            full=full,
+            bytes_per_second=bytes_per_second,
+            storage=convert.storage_message(storage),
+        )
+        return await self._start(lambda: _events(self._stub.Verify(request)))
+
     def watch(self, name: str, after_sequence: int = 0) -> OperationHandle:
         """Attaches to an operation, running or ended; only events after ``after_sequence`` come.
 

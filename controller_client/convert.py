@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
-from controller_client import model
+from controller_client import model, reports
 
 _E = TypeVar("_E", bound=enum.Enum)
 
@@ -121,8 +121,17 @@ def warning(message: pb.Warning) -> model.WarningRaised:
 
 def failure(message: pb.Error) -> model.Failure:
     """Converts the error of an ended operation or of a step of a check."""
-    damaged = tuple(model.DamagedChunk(chunk.chunk_id, chunk.problem, tuple(chunk.paths)) for chunk in message.damaged)
+    damaged = tuple(_damaged_chunk(chunk) for chunk in message.damaged)
     return model.Failure(message.reason, message.message, message.hint, message.retryable, damaged)
+
+
+def _damaged_chunk(message: pb.DamagedChunk) -> model.DamagedChunk:
+    return model.DamagedChunk(
+        chunk_id=message.chunk_id,
+        problem=message.problem,
+        paths=tuple(message.paths),
+        snapshots=tuple(model.DamagedSnapshot(item.snapshot_id, tuple(item.paths)) for item in message.snapshots),
+    )
 
 
 def result(message: pb.Result) -> model.OperationResult:
@@ -142,7 +151,12 @@ def result(message: pb.Result) -> model.OperationResult:
         occupation=tuple(
             model.Occupation(CAUSES.get(item.cause, model.Cause.UNKNOWN), item.seconds) for item in message.occupation
         ),
+        verify=_verify_report(message.verify) if message.HasField("verify") else None,
     )
+
+
+def _verify_report(message: pb.VerifyReport) -> reports.VerifyReport:
+    return reports.VerifyReport(message.full, message.snapshots, message.chunks, message.stored_bytes)
 
 
 def completed(message: pb.Completed) -> model.Completed:

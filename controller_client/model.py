@@ -10,6 +10,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from controller_client.reports import VerifyReport
+
 
 class OperationKind(enum.Enum):
     """What an operation does."""
@@ -17,6 +19,7 @@ class OperationKind(enum.Enum):
     UNKNOWN = "unknown"
     SNAPSHOT = "snapshot"
     RESTORE = "restore"
+    VERIFY = "verify"
 
 
 class OperationState(enum.Enum):
@@ -49,6 +52,8 @@ class Stage(enum.Enum):
     DECOMPRESS = "decompress"
     WRITE = "write"
     FINISH = "finish"
+    INDEX = "index"
+    VERIFY = "verify"
 
 
 class Cause(enum.Enum):
@@ -202,7 +207,7 @@ class StateChanged:
 
 @dataclass(frozen=True, slots=True)
 class ChunkFinished:
-    """One chunk is stored (snapshot) or written (restore). ``attempts`` is 0 if nothing was moved."""
+    """One chunk is stored (snapshot), written (restore) or in order (verify). ``attempts`` is 0 if it was not moved."""
 
     chunk_id: str
     kind: ChunkKind
@@ -241,12 +246,26 @@ class WarningRaised:
 
 
 @dataclass(frozen=True, slots=True)
+class DamagedSnapshot:
+    """A snapshot that needs a damaged chunk, and the first 100 files that the chunk touches in it."""
+
+    snapshot_id: str
+    paths: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DamagedChunk:
-    """A chunk that could not be read back as it was stored, and the first 100 files it touches."""
+    """A chunk that could not be read back as it was stored, and the first 100 files it touches.
+
+    Attributes:
+        chunk_id: empty if it is the manifest of a snapshot that is damaged.
+        snapshots: the first 100 snapshots that need it (verify alone looks for them).
+    """
 
     chunk_id: str
     problem: str
     paths: tuple[bytes, ...] = ()
+    snapshots: tuple[DamagedSnapshot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +306,7 @@ class OperationResult:
     engine_reason: str = ""
     stages: tuple[StageProgress, ...] = ()
     occupation: tuple[Occupation, ...] = ()
+    verify: VerifyReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,8 +346,9 @@ class Operation:
     Attributes:
         name: the name, unique on its agent.
         request_id: the id it was started with.
-        path: the workspace (snapshot) or the target (restore).
-        snapshot: the snapshot as the request named it (restore), or the committed one's id (snapshot; empty before).
+        path: the workspace (snapshot) or the target (restore); empty for other kinds.
+        snapshot: the snapshot as the request named it (restore, verify), or the committed one's id (snapshot; empty
+            before).
         end_time_ns: ``None`` while it runs.
         last_sequence: the sequence number of its last event.
         progress: the latest progress; ``None`` before the first.

@@ -142,6 +142,21 @@ class SyncAgentClient:
         )
         return SyncOperationHandle(self._loop, self._loop.run(start))
 
+    def verify(
+        self,
+        snapshot: str = "",
+        *,
+        full: bool = False,
+        bytes_per_second: int = 0,
+        storage: model.Storage | None = None,
+        request_id: str | None = None,
+    ) -> SyncOperationHandle:
+        """Starts looking whether everything that snapshots need is in the store; see ``AgentClient.verify``."""
+        start = self._client.verify(
+            snapshot, full=full, bytes_per_second=bytes_per_second, storage=storage, request_id=request_id
+        )
+        return SyncOperationHandle(self._loop, self._loop.run(start))
+
     def watch(self, name: str, after_sequence: int = 0) -> SyncOperationHandle:
         """Attaches to an operation; see ``AgentClient.watch``."""
         return SyncOperationHandle(self._loop, self._loop.run(_watch(self._client, name, after_sequence)))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.errors import DamagedChunk, ErrorInfo
+from agent.errors import DamagedChunk, DamagedSnapshot, ErrorInfo
 
 DAMAGED_BYTES = 1 << 20
 """Bytes of paths and problems in the damaged chunks of an error at most; gRPC's default limit is 4 MiB a message."""
+
+ITEM_BYTES = 8
+"""What a path costs in a message besides its own bytes, at most."""
 
 TEXT_LENGTH = 4096
 """Characters of a message or hint at most."""
@@ -21,13 +24,19 @@ def bounded_error(error: ErrorInfo) -> ErrorInfo:
         left -= len(chunk.chunk_id) + len(chunk.problem)
         paths: list[bytes] = []
         for path in chunk.paths:
-            left -= len(path)
+            left -= len(path) + ITEM_BYTES
             if left < 0:
                 break
             paths.append(path)
         if left < 0 and not paths:
             break
-        damaged.append(msgspec.structs.replace(chunk, paths=tuple(paths)))
+        snapshots: list[DamagedSnapshot] = []
+        for snapshot in chunk.snapshots:
+            left -= len(snapshot.snapshot_id) + sum(len(path) + ITEM_BYTES for path in snapshot.paths)
+            if left < 0:
+                break
+            snapshots.append(snapshot)
+        damaged.append(msgspec.structs.replace(chunk, paths=tuple(paths), snapshots=tuple(snapshots)))
     return msgspec.structs.replace(
         error, message=error.message[:TEXT_LENGTH], hint=error.hint[:TEXT_LENGTH], damaged=tuple(damaged)
     )

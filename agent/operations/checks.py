@@ -19,7 +19,9 @@ from agent.errors import (
     PathNotAllowedError,
     PathNotFoundError,
 )
-from agent.operations.order import Order, RestoreOrder, SnapshotOrder, without_credentials
+from agent.maintenance.request import VerifyRequest
+from agent.operations.order import Order, RestoreOrder, SnapshotOrder, VerifyOrder, without_credentials
+from agent.operations.request import Request
 from agent.operations.storage_choice import choose_storage, is_inside
 from agent.restore.request import RestoreRequest
 from agent.snapshot.filters import check_pattern
@@ -36,7 +38,7 @@ SNAPSHOT_NAME = re.compile(r"[0-9A-Za-z-]{1,64}")
 _WRONG_PATH = frozenset({errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
 
 
-def check_order(order: Order, config: Config) -> SnapshotRequest | RestoreRequest:
+def check_order(order: Order, config: Config) -> Request:
     """Returns the request for the operation's process; the caller adds the staging folder and the operation's name.
 
     Reads the file system, so it may block.
@@ -57,7 +59,9 @@ def check_order(order: Order, config: Config) -> SnapshotRequest | RestoreReques
         )
     if isinstance(order, SnapshotOrder):
         return _check_snapshot(order, config)
-    return _check_restore(order, config)
+    if isinstance(order, RestoreOrder):
+        return _check_restore(order, config)
+    return _check_verify(order, config)
 
 
 def check_request_id(request_id: str) -> None:
@@ -137,6 +141,19 @@ def _check_restore(order: RestoreOrder, config: Config) -> RestoreRequest:
         transfer=config.transfer,
         if_not_empty=order.if_not_empty,
         paths=paths,
+    )
+
+
+def _check_verify(order: VerifyOrder, config: Config) -> VerifyRequest:
+    if order.snapshot:
+        check_snapshot_name(order.snapshot)
+    return VerifyRequest(
+        snapshot=order.snapshot,
+        full=order.full,
+        bytes_per_second=order.bytes_per_second,
+        staging_dir="",
+        storage=choose_storage(order.storage, config),
+        transfer=config.transfer,
     )
 
 

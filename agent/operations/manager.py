@@ -27,10 +27,11 @@ from agent.operations.checks import check_order, check_request_id
 from agent.operations.hub import EventLog, first_sequence_after_restart
 from agent.operations.journal import Journal
 from agent.operations.operation import LiveOperation, Observer
-from agent.operations.order import Order, RestoreOrder, digest, kind_of, without_credentials
-from agent.operations.process import Request
+from agent.operations.order import Order, digest, kind_of, snapshot_of, without_credentials
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
+from agent.operations.request import Request
 from agent.restore.request import RestoreRequest
+from agent.snapshot.request import SnapshotRequest
 
 LOGS_KEPT = 16
 """Logs of ended operations that stay in memory with their last chunks; the others come from the journal."""
@@ -207,7 +208,7 @@ class OperationManager:
                 return known
             if self._draining:
                 raise ShuttingDownError("the agent is shutting down and starts nothing new")
-            path = request.target if isinstance(request, RestoreRequest) else request.workspace
+            path = _held_path(request)
             self._refuse_busy(path)
             kind = kind_of(order)
             name = new_name(kind)
@@ -219,7 +220,7 @@ class OperationManager:
                     request_id=order.request_id,
                     digest=digest(order),
                     path=path,
-                    snapshot=order.snapshot if isinstance(order, RestoreOrder) else "",
+                    snapshot=snapshot_of(order),
                     request=without_credentials(order),
                     create_time_ns=time.time_ns(),
                 )
@@ -228,7 +229,7 @@ class OperationManager:
 
     def _refuse_busy(self, path: bytes) -> None:
         for other in self.running:
-            if _overlap(path, other.path):
+            if path and other.path and _overlap(path, other.path):
                 raise WorkspaceBusyError(
                     f"{path.decode('utf-8', 'backslashreplace')} is held by {other.name}",
                     metadata={"operation": other.name},
@@ -271,6 +272,13 @@ class OperationManager:
         leftovers.remove_staging(leftovers.staging_folder(self._config.agent.staging_dir, record.name))
         if record.kind is OperationKind.RESTORE:
             leftovers.remove_restore_work(record.path, record.name)
+
+
+def _held_path(request: Request) -> bytes:
+    """Returns the path that no other operation may use meanwhile; empty if the operation works on the store alone."""
+    if isinstance(request, SnapshotRequest):
+        return request.workspace
+    return request.target if isinstance(request, RestoreRequest) else b""
 
 
 def _overlap(one: bytes, other: bytes) -> bool:

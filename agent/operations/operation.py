@@ -15,8 +15,9 @@ from agent.operations import leftovers
 from agent.operations.bounds import bounded_error
 from agent.operations.hub import EventLog
 from agent.operations.journal import Journal
-from agent.operations.process import Request, WorkerEnd, run_worker
+from agent.operations.process import WorkerEnd, run_worker
 from agent.operations.record import LoggedEvent, OperationRecord
+from agent.operations.request import Request
 from agent.operations.states import follow
 
 _log = logging.getLogger(__name__)

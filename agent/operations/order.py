@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import msgspec
 
@@ -34,13 +35,34 @@ class RestoreOrder(msgspec.Struct, frozen=True, tag="restore"):
     storage: StorageConfig | None = None
 
 
-Order = SnapshotOrder | RestoreOrder
+class VerifyOrder(msgspec.Struct, frozen=True, tag="verify"):
+    """A verification that a caller asks for. The attributes are those of ``gpusnap.v1.VerifyRequest``."""
+
+    request_id: str
+    snapshot: str = ""
+    full: bool = False
+    bytes_per_second: int = 0
+    storage: StorageConfig | None = None
+
+
+Order = SnapshotOrder | RestoreOrder | VerifyOrder
 """Whatever starts an operation."""
+
+_KINDS: Mapping[type[Order], OperationKind] = {
+    SnapshotOrder: OperationKind.SNAPSHOT,
+    RestoreOrder: OperationKind.RESTORE,
+    VerifyOrder: OperationKind.VERIFY,
+}
 
 
 def kind_of(order: Order) -> OperationKind:
     """Returns what the ordered operation does."""
-    return OperationKind.SNAPSHOT if isinstance(order, SnapshotOrder) else OperationKind.RESTORE
+    return _KINDS[type(order)]
+
+
+def snapshot_of(order: Order) -> str:
+    """Returns the snapshot that the order names; empty if it names none."""
+    return order.snapshot if isinstance(order, RestoreOrder | VerifyOrder) else ""
 
 
 def without_credentials(order: Order) -> bytes:

@@ -19,8 +19,7 @@ import msgspec
 from agent.errors import WorkerCrashedError
 from agent.events import Failed, PipelineEvent, Succeeded, WorkerMessage
 from agent.operations.lines import LineSplitter
-from agent.restore.request import RestoreRequest
-from agent.snapshot.request import SnapshotRequest
+from agent.operations.request import Request
 
 CANCEL_SECONDS = 1.5
 """How long a process that was asked to stop may clean up before it is killed; cancelling is promised within 2 s."""
@@ -48,9 +47,6 @@ _NOT_INHERITED = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 
 _log = logging.getLogger(__name__)
 _decoder: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
-
-Request = SnapshotRequest | RestoreRequest
-"""What the process of an operation gets."""
 
 
 class WorkerEnd(msgspec.Struct, frozen=True):

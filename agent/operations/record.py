@@ -9,7 +9,7 @@ import msgspec
 
 from agent.events import Completed, OperationEvent, OperationKind, OperationState, Progress
 
-NAME_PATTERN = re.compile(r"(snapshot|restore)-[0-9a-f]{10}")
+NAME_PATTERN = re.compile(rf"({'|'.join(kind.value for kind in OperationKind)})-[0-9a-f]{{10}}")
 
 
 class LoggedEvent(msgspec.Struct, frozen=True):
@@ -29,8 +29,8 @@ class OperationRecord(msgspec.Struct, frozen=True):
         state: where it stands.
         request_id: the caller's id for it; may be empty.
         digest: tells its request from others (``agent.operations.order.digest``).
-        path: the workspace or target, absolute and without symbolic links.
-        snapshot: the snapshot as it was named (restore), or the id of the committed one (snapshot).
+        path: the workspace or target, absolute and without symbolic links; empty for what needs none.
+        snapshot: the snapshot as it was named (restore, verify), or the id of the committed one (snapshot).
         request: the request as JSON, without credentials.
         create_time_ns: when it was accepted.
         end_time_ns: when it ended; 0 before.

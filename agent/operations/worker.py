@@ -16,13 +16,12 @@ import msgspec
 
 from agent.errors import GpusnapError, describe
 from agent.events import Emit, Failed, OperationResult, Succeeded, WorkerMessage
+from agent.operations.request import Request
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
 
 ORPHAN_SECONDS = 5.0
 """How long a process whose daemon died may clean up; then it kills itself and its children."""
-
-_Request = SnapshotRequest | RestoreRequest
 
 
 class MessageWriter:
@@ -53,14 +52,14 @@ def main() -> int:
     """Runs one operation; the exit status is 0 whenever the last message could be written."""
     cancel = threading.Event()
     signal.signal(signal.SIGTERM, lambda _signal, _frame: cancel.set())
-    request = msgspec.json.decode(_read_line(0), type=_Request)
+    request = msgspec.json.decode(_read_line(0), type=Request)
     writer = MessageWriter(_own_stdout(), cancel)
     threading.Thread(target=_watch_daemon, args=(cancel,), name="daemon-watcher", daemon=True).start()
     writer.write(_perform(request, writer.write, cancel))
     return 0
 
 
-def _perform(request: _Request, emit: Emit, cancel: threading.Event) -> Succeeded | Failed:
+def _perform(request: Request, emit: Emit, cancel: threading.Event) -> Succeeded | Failed:
     try:
         return Succeeded(_run(request, emit, cancel))
     except GpusnapError as error:
@@ -70,15 +69,19 @@ def _perform(request: _Request, emit: Emit, cancel: threading.Event) -> Succeede
         return Failed(describe(error))
 
 
-def _run(request: _Request, emit: Emit, cancel: threading.Event) -> OperationResult:
+def _run(request: Request, emit: Emit, cancel: threading.Event) -> OperationResult:
     # Only the pipeline that is needed is imported: it is on the way to the first byte.
     if isinstance(request, SnapshotRequest):
         from agent.snapshot.run import run as run_snapshot
 
         return run_snapshot(request, emit, cancel)
-    from agent.restore.run import run as run_restore
+    if isinstance(request, RestoreRequest):
+        from agent.restore.run import run as run_restore
 
-    return run_restore(request, emit, cancel)
+        return run_restore(request, emit, cancel)
+    from agent.maintenance.verify import run as run_verify
+
+    return run_verify(request, emit, cancel)
 
 
 def _read_line(fd: int) -> bytes:

@@ -12,7 +12,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from agent import events
 from agent.config.model import Credentials, Provider, StorageConfig
 from agent.errors import DamagedChunk, ErrorInfo, InvalidRequestError
-from agent.operations.order import RestoreOrder, SnapshotOrder
+from agent.operations.order import RestoreOrder, SnapshotOrder, VerifyOrder
 from agent.operations.record import LoggedEvent, OperationRecord
 from agent.repository.model import Entry, EntryType, ManifestWarning, SnapshotSummary
 from agent.restore.request import IfNotEmpty
@@ -34,6 +34,7 @@ IF_NOT_EMPTY: Mapping[IfNotEmpty, pb.IfNotEmpty.ValueType] = {
 KINDS: Mapping[events.OperationKind, pb.OperationKind.ValueType] = {
     events.OperationKind.SNAPSHOT: pb.OPERATION_KIND_SNAPSHOT,
     events.OperationKind.RESTORE: pb.OPERATION_KIND_RESTORE,
+    events.OperationKind.VERIFY: pb.OPERATION_KIND_VERIFY,
 }
 STATES: Mapping[events.OperationState, pb.OperationState.ValueType] = {
     events.OperationState.PENDING: pb.OPERATION_STATE_PENDING,
@@ -53,6 +54,8 @@ STAGES: Mapping[events.Stage, pb.Stage.ValueType] = {
     events.Stage.DECOMPRESS: pb.STAGE_DECOMPRESS,
     events.Stage.WRITE: pb.STAGE_WRITE,
     events.Stage.FINISH: pb.STAGE_FINISH,
+    events.Stage.INDEX: pb.STAGE_INDEX,
+    events.Stage.VERIFY: pb.STAGE_VERIFY,
 }
 CAUSES: Mapping[events.Cause, pb.Cause.ValueType] = {
     events.Cause.PROCESSOR: pb.CAUSE_PROCESSOR,
@@ -114,6 +117,21 @@ def restore_order(request: pb.RestoreRequest, configured: StorageConfig) -> Rest
         target=request.target,
         if_not_empty=from_enum(IF_NOT_EMPTY, request.if_not_empty, IfNotEmpty.FAIL, "if_not_empty"),
         paths=tuple(request.paths),
+        storage=storage(request.storage, configured) if request.HasField("storage") else None,
+    )
+
+
+def verify_order(request: pb.VerifyRequest, configured: StorageConfig) -> VerifyOrder:
+    """Returns the order that a request stands for.
+
+    Raises:
+        InvalidRequestError: an enum has a value that this agent does not know.
+    """
+    return VerifyOrder(
+        request_id=request.request_id,
+        snapshot=request.snapshot,
+        full=request.full,
+        bytes_per_second=request.bytes_per_second,
         storage=storage(request.storage, configured) if request.HasField("storage") else None,
     )
 
@@ -277,7 +295,12 @@ def error(info: ErrorInfo) -> pb.Error:
 
 def damaged_chunk(chunk: DamagedChunk) -> pb.DamagedChunk:
     """Returns one damaged chunk."""
-    return pb.DamagedChunk(chunk_id=chunk.chunk_id, problem=shown(chunk.problem), paths=chunk.paths)
+    return pb.DamagedChunk(
+        chunk_id=chunk.chunk_id,
+        problem=shown(chunk.problem),
+        paths=chunk.paths,
+        snapshots=[pb.DamagedSnapshot(snapshot_id=item.snapshot_id, paths=item.paths) for item in chunk.snapshots],
+    )
 
 
 def result(value: events.OperationResult) -> pb.Result:
@@ -295,6 +318,14 @@ def result(value: events.OperationResult) -> pb.Result:
         engine_reason=value.engine_reason,
         stages=[stage_progress(stage) for stage in value.stages],
         occupation=[pb.Occupation(cause=CAUSES[item.cause], seconds=item.seconds) for item in value.occupation],
+        verify=verify_report(value.verify) if value.verify is not None else None,
+    )
+
+
+def verify_report(value: events.VerifyReport) -> pb.VerifyReport:
+    """Returns what a verification found in order."""
+    return pb.VerifyReport(
+        full=value.full, snapshots=value.snapshots, chunks=value.chunks, stored_bytes=value.stored_bytes
     )
 
 

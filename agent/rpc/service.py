@@ -75,6 +75,13 @@ class SnapshotAgentService(SnapshotAgentServicer):
         async for event in self._events(record.name, 0):
             yield pb.RestoreResponse(event=event)
 
+    async def Verify(  # noqa: N802
+        self, request: pb.VerifyRequest, context: _ServicerContext
+    ) -> AsyncIterator[pb.VerifyResponse]:
+        record = await self._manager.start(convert.verify_order(request, self._config.storage))
+        async for event in self._events(record.name, 0):
+            yield pb.VerifyResponse(event=event)
+
     async def WatchOperation(  # noqa: N802
         self, request: pb.WatchOperationRequest, context: _ServicerContext
     ) -> AsyncIterator[pb.WatchOperationResponse]:

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from controller_client.cli import browse, inspect, operate
+from controller_client.cli import browse, inspect, maintain, operate
 from controller_client.cli.context import Command
 from controller_client.cli.hosts import UsageError
 from controller_client.cli.parser import make_parser
@@ -96,6 +96,19 @@ def _restore(arguments: Namespace, storage: Storage | None) -> Command:
     )
 
 
+def _verify(arguments: Namespace, storage: Storage | None) -> Command:
+    if arguments.rate and not arguments.full:
+        raise UsageError("--rate: nothing is read without --full (give --full too)")
+    return maintain.VerifyCommand(
+        snapshot=_text(arguments.snapshot, "snapshot"),
+        full=arguments.full,
+        bytes_per_second=arguments.rate,
+        storage=storage,
+        request_id=arguments.request_id,
+        detach=arguments.detach,
+    )
+
+
 def _delete(arguments: Namespace, storage: Storage | None) -> Command:
     if arguments.snapshot == "latest":
         raise UsageError("delete: latest is not accepted, what it names may change (give the snapshot's id)")
@@ -125,6 +138,7 @@ _MAKERS: dict[str, Callable[[Namespace, Storage | None], Command]] = {
     "files": _files,
     "diff": _diff,
     "delete": _delete,
+    "verify": _verify,
     "doctor": lambda _, storage: inspect.DoctorCommand(storage),
     "info": lambda *_: inspect.InfoCommand(),
 }

@@ -8,10 +8,11 @@ import time
 from controller_client.cli import units
 from controller_client.cli.context import Context
 from controller_client.cli.exit_code import ExitCode, of_completed
-from controller_client.errors import from_completed
+from controller_client.errors import GpusnapError, from_completed
 from controller_client.model import Completed, OperationResult, WarningRaised
 from controller_client.names import show_path, show_text
 from controller_client.operation import OperationHandle
+from controller_client.reports import VerifyReport
 
 _SHOWN_PATHS = 3
 
@@ -40,6 +41,19 @@ async def follow(context: Context, handle: OperationHandle, title: str) -> ExitC
     return _finish(context, title, handle.name, tracker.completed)
 
 
+async def follow_or_detach(context: Context, handle: OperationHandle, title: str, detach: bool) -> ExitCode:
+    """Follows an operation that was just started, or only says its name. Raises as ``follow``."""
+    if not handle.name:
+        raise GpusnapError("the agent did not name the operation")
+    if not detach:
+        return await follow(context, handle, title)
+    await handle.close()
+    context.output.record("detached", operation=handle.name)
+    context.output.line(handle.name)
+    context.output.note(f"{title} goes on; attach with: {context.command_line('watch', handle.name)}")
+    return ExitCode.DONE
+
+
 def tell_detached(context: Context, name: str) -> None:
     """Says that the operation goes on, and how to attach again."""
     again = context.command_line("watch", name)
@@ -63,13 +77,16 @@ def _finish(context: Context, title: str, name: str, completed: Completed) -> Ex
         output.error(error)
     elif completed.result is not None:
         output.note(f"{title}: {summary(completed.result)}")
-        output.line(completed.result.snapshot_id)
+        if completed.result.verify is None:
+            output.line(completed.result.snapshot_id)
     output.flush()
     return of_completed(completed)
 
 
 def summary(result: OperationResult) -> str:
     """Returns what an operation did, in one line."""
+    if result.verify is not None:
+        return verified(result, result.verify)
     totals = result.totals
     size = totals.bytes or result.raw_bytes
     took = f"{units.count(totals.files, 'file')}, {units.size(size)} in {units.duration(result.seconds)}"
@@ -82,6 +99,16 @@ def summary(result: OperationResult) -> str:
         parts.append(f"held back by the {result.occupation[0].cause.value}")
     if result.warnings:
         parts.append(units.count(result.warnings, "warning"))
+    return "; ".join(parts)
+
+
+def verified(result: OperationResult, report: VerifyReport) -> str:
+    """Returns what a verification found in order, in one line."""
+    what = f"{units.count(report.snapshots, 'snapshot')}, {units.count(report.chunks, 'chunk')}"
+    size, took = units.size(report.stored_bytes), units.duration(result.seconds)
+    speed = f" ({units.rate(report.stored_bytes / result.seconds)})" if report.full and result.seconds > 0 else ""
+    parts = [f"{what}, {size} {'read and compared' if report.full else 'there'} in {took}{speed}"]
+    parts += [units.count(result.warnings, "warning")] if result.warnings else ["nothing is missing"]
     return "; ".join(parts)
 
 

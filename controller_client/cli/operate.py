@@ -8,12 +8,10 @@ from controller_client.cli import units
 from controller_client.cli.columns import columns
 from controller_client.cli.context import Context
 from controller_client.cli.exit_code import ExitCode
-from controller_client.cli.follow import follow
+from controller_client.cli.follow import follow, follow_or_detach
 from controller_client.cli.json_form import fields_of
-from controller_client.errors import GpusnapError
 from controller_client.model import IfNotEmpty, Operation, Storage
 from controller_client.names import show_text
-from controller_client.operation import OperationHandle
 
 _BATCH = 100
 
@@ -42,7 +40,7 @@ class SnapshotCommand:
             storage=self.storage,
             request_id=self.request_id,
         )
-        return await _follow_or_detach(context, handle, f"snapshot of {show_text(self.workspace)}", self.detach)
+        return await follow_or_detach(context, handle, f"snapshot of {show_text(self.workspace)}", self.detach)
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class RestoreCommand:
             request_id=self.request_id,
         )
         title = f"restore of {show_text(self.snapshot)} to {show_text(self.target)}"
-        return await _follow_or_detach(context, handle, title, self.detach)
+        return await follow_or_detach(context, handle, title, self.detach)
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,8 @@ class WatchCommand:
         """Follows the operation to its end."""
         operation = await context.client.get_operation(self.name)
         handle = context.client.watch(operation.name)
-        return await follow(context, handle, f"{operation.kind.value} {show_text(operation.path)}")
+        about = show_text(operation.path or operation.snapshot)
+        return await follow(context, handle, f"{operation.kind.value} {about}".rstrip())
 
 
 @dataclass(frozen=True)
@@ -149,15 +148,3 @@ def _row(operation: Operation) -> tuple[str, ...]:
         state += f" ({units.count(result.warnings, 'warning')})"
     started = units.local_time(operation.create_time_ns)
     return operation.name, state, started, took, show_text(operation.path), show_text(operation.snapshot)
-
-
-async def _follow_or_detach(context: Context, handle: OperationHandle, title: str, detach: bool) -> ExitCode:
-    if not handle.name:
-        raise GpusnapError("the agent did not name the operation")
-    if not detach:
-        return await follow(context, handle, title)
-    await handle.close()
-    context.output.record("detached", operation=handle.name)
-    context.output.line(handle.name)
-    context.output.note(f"{title} goes on; attach with: {context.command_line('watch', handle.name)}")
-    return ExitCode.DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Protocol
 
 from controller_client.cli.hosts import Host
@@ -125,10 +126,19 @@ def damage_lines(error: DataLossError) -> list[str]:
     """Returns the damaged chunks and their files, some of them if there are many."""
     lines = []
     for chunk in error.damaged[:_SHOWN_CHUNKS]:
-        paths = ", ".join(show_path(path) for path in chunk.paths[:_SHOWN_PATHS])
-        more = f" and {len(chunk.paths) - _SHOWN_PATHS} more" if len(chunk.paths) > _SHOWN_PATHS else ""
-        touches = f"; touches {paths}{more}" if paths else ""
-        lines.append(f"chunk {show_text(chunk.chunk_id)}: {show_text(chunk.problem)}{touches}")
+        touches = f"; touches {_some(map(show_path, chunk.paths))}" if chunk.paths else ""
+        needed = [show_text(snapshot.snapshot_id) for snapshot in chunk.snapshots]
+        if chunk.chunk_id:
+            needed_by = f"; needed by {_some(needed)}" if needed else ""
+            lines.append(f"chunk {show_text(chunk.chunk_id)}: {show_text(chunk.problem)}{needed_by}{touches}")
+        else:
+            lines.append(f"snapshot {show_text(chunk.problem)}")
     if len(error.damaged) > _SHOWN_CHUNKS:
         lines.append(f"and {len(error.damaged) - _SHOWN_CHUNKS} more chunks (--json shows them)")
     return lines
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN_PATHS} more" if len(names) > _SHOWN_PATHS else ""
+    return ", ".join(names[:_SHOWN_PATHS]) + more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 from controller_client.cli.hosts import UsageError
@@ -26,6 +27,10 @@ exit codes:
 """
 
 
+_SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?((?:[KMGT]i?)?B?)", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose errors are one line."""
 
@@ -47,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     _add_operations(commands)
     _add_browsing(commands)
+    _add_maintenance(commands)
     doctor = _add(
         commands, "doctor", "look at the agent, its s5cmd and its store, and say what to do about what is wrong"
     )
@@ -154,6 +160,16 @@ def _add_browsing(commands: _Commands[_Parser]) -> None:
     _add_storage(delete)
 
 
+def _add_maintenance(commands: _Commands[_Parser]) -> None:
+    verify = _add(commands, "verify [SNAPSHOT] [options]", "look whether all that snapshots need is in the store")
+    verify.add_argument("snapshot", metavar="SNAPSHOT", nargs="?", default="", help="one snapshot; all without it")
+    verify.add_argument("--full", action="store_true", help="read every chunk and compare its bytes with its id")
+    verify.add_argument(
+        "--rate", metavar="SIZE", type=_bytes, default=0, help="read no more than this a second, such as 50MiB"
+    )
+    _add_start(verify)
+
+
 def _repeated(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
     parser.add_argument(name, metavar=metavar, action="append", default=[], help=f"{text}; may be repeated")
 
@@ -196,6 +212,13 @@ def _seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return value
+
+
+def _bytes(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 50MiB")
+    return int(float(match[1]) * _UNITS[match[2].lower().removesuffix("ib").removesuffix("b")])
 
 
 def _positive(text: str) -> int:

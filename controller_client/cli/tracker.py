@@ -14,7 +14,7 @@ from controller_client.model import (
     WarningRaised,
 )
 
-_MAIN_STAGES = (Stage.WRITE, Stage.UPLOAD, Stage.DOWNLOAD, Stage.PACK, Stage.SCAN)
+_MAIN_STAGES = (Stage.WRITE, Stage.UPLOAD, Stage.VERIFY, Stage.DOWNLOAD, Stage.PACK, Stage.SCAN, Stage.INDEX)
 """The stages that stand for a whole operation, the best first."""
 
 

@@ -16,7 +16,7 @@ from agent.errors import (
 from agent.events import ChunkKind, FileReady
 from agent.repository import keys
 from agent.restore.request import IfNotEmpty
-from tests.support import forging
+from tests.support.damage import DAMAGES, empty, extend, flip, replace_by_another, truncate
 from tests.support.pipelines import damage_of, leftovers, memory_folder
 from tests.support.saved import LARGE, VARIED_TREE, Saved
 from tests.support.trees import File, build
@@ -33,32 +33,6 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def saved(folder: Path) -> Saved:
     return Saved(folder, VARIED_TREE)
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def extend(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"\0")
-
-
-def empty(path: Path) -> None:
-    os.truncate(path, 0)
-
-
-def replace_by_another(path: Path) -> None:
-    path.write_bytes(forging.frame(b"z" * 512))
-
-
-DAMAGES: list[Callable[[Path], None]] = [flip, truncate, extend, empty, replace_by_another, Path.unlink]
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)

@@ -12,6 +12,8 @@ from pathlib import Path
 from agent.config.model import Provider, ScanConfig, StorageConfig, TransferConfig
 from agent.errors import DataLossError
 from agent.events import OperationResult, PipelineEvent, WarningRaised
+from agent.maintenance import verify
+from agent.maintenance.request import VerifyRequest
 from agent.repository import keys
 from agent.repository.model import Chunk, Entry
 from agent.repository.repository import Repository
@@ -110,6 +112,21 @@ class Pipelines:
             paths=tuple(paths),
         )
         return restore.run(request, self.events.append, cancel or threading.Event())
+
+    def verify(
+        self, snapshot_id: str = "", *, full: bool = False, cancel: threading.Event | None = None
+    ) -> OperationResult:
+        """Verifies one snapshot, or all of them, and returns once all is found in order."""
+        self.events = self.new_events()
+        request = VerifyRequest(
+            snapshot=snapshot_id,
+            full=full,
+            bytes_per_second=0,
+            staging_dir=str(self._staging()),
+            storage=self.storage,
+            transfer=self.transfer,
+        )
+        return verify.run(request, self.events.append, cancel or threading.Event())
 
     def warned(self) -> dict[str, set[bytes]]:
         """Returns the paths that the last operation warned of, by reason."""

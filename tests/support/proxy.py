@@ -180,7 +180,7 @@ class Proxy:
             if fault.is_mute:
                 await _until_closed(writer)
             answer_head = await store_reader.readuntil(b"\r\n\r\n")
-            size = int(_headers(answer_head).get("content-length", "0"))
+            size = 0 if seen.method == "HEAD" else int(_headers(answer_head).get("content-length", "0"))
             if fault.more_length:
                 changed = f"content-length: {size + fault.more_length}".encode()
                 answer_head = re.sub(rb"(?i)content-length: *\d+", changed, answer_head)

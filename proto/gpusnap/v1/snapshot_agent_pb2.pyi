@@ -105,6 +105,8 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Saves a workspace."""
     OPERATION_KIND_RESTORE: _OperationKind.ValueType  # 2
     """Brings a snapshot back."""
+    OPERATION_KIND_VERIFY: _OperationKind.ValueType  # 3
+    """Looks whether everything that snapshots need is in the store."""
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """OperationKind is what an operation does."""
@@ -115,6 +117,8 @@ OPERATION_KIND_SNAPSHOT: OperationKind.ValueType  # 1
 """Saves a workspace."""
 OPERATION_KIND_RESTORE: OperationKind.ValueType  # 2
 """Brings a snapshot back."""
+OPERATION_KIND_VERIFY: OperationKind.ValueType  # 3
+"""Looks whether everything that snapshots need is in the store."""
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 
 class _OperationState:
@@ -215,6 +219,10 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     """Writing files (restore)."""
     STAGE_FINISH: _Stage.ValueType  # 9
     """Hard links, and times and modes of directories (restore)."""
+    STAGE_INDEX: _Stage.ValueType  # 10
+    """Reading manifests (verify)."""
+    STAGE_VERIFY: _Stage.ValueType  # 11
+    """Comparing chunks with their ids, or looking whether they are there (verify)."""
 
 class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
     """Stage is a step of a pipeline."""
@@ -239,6 +247,10 @@ STAGE_WRITE: Stage.ValueType  # 8
 """Writing files (restore)."""
 STAGE_FINISH: Stage.ValueType  # 9
 """Hard links, and times and modes of directories (restore)."""
+STAGE_INDEX: Stage.ValueType  # 10
+"""Reading manifests (verify)."""
+STAGE_VERIFY: Stage.ValueType  # 11
+"""Comparing chunks with their ids, or looking whether they are there (verify)."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 class _Cause:
@@ -590,6 +602,70 @@ class WatchOperationResponse(_message.Message):
 Global___WatchOperationResponse: _TypeAlias = WatchOperationResponse  # noqa: Y015
 
 @_typing.final
+class VerifyRequest(_message.Message):
+    """VerifyRequest starts a verification."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """An id chosen by the caller, at most 128 characters. The same id attaches to the same operation; empty for a new one."""
+    snapshot: _builtins.str
+    """The snapshot: its id, a unique prefix of it, or "latest"; empty for all snapshots of the repository."""
+    full: _builtins.bool
+    """Read every chunk and compare its bytes with its id. Otherwise only look whether each is there with its size."""
+    bytes_per_second: _builtins.int
+    """Stored bytes that are read a second at most; 0 for as fast as it goes."""
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """The repository; absent for the agent's configured one."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        snapshot: _builtins.str = ...,
+        full: _builtins.bool = ...,
+        bytes_per_second: _builtins.int = ...,
+        storage: Global___Storage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "full", b"full", "request_id", b"request_id", "snapshot", b"snapshot", "storage", b"storage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyRequest: _TypeAlias = VerifyRequest  # noqa: Y015
+
+@_typing.final
+class VerifyResponse(_message.Message):
+    """VerifyResponse is one event of the operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___Event:
+        """The event."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___Event | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
 class Operation(_message.Message):
     """Operation is one long-running job."""
 
@@ -615,9 +691,11 @@ class Operation(_message.Message):
     request_id: _builtins.str
     """The request id it was started with; may be empty."""
     path: _builtins.str
-    """The workspace (snapshot) or the target (restore)."""
+    """The workspace (snapshot) or the target (restore); empty for other kinds."""
     snapshot: _builtins.str
-    """The snapshot as it was named in the request (restore), or the id of the committed snapshot (snapshot; empty before)."""
+    """The snapshot as it was named in the request (restore, verify), or the id of the committed snapshot (snapshot; empty
+    before).
+    """
     last_sequence: _builtins.int
     """The sequence number of its last event."""
     @_builtins.property
@@ -831,7 +909,7 @@ Global___ScanTotals: _TypeAlias = ScanTotals  # noqa: Y015
 
 @_typing.final
 class ChunkFinished(_message.Message):
-    """ChunkFinished reports one chunk that is stored (snapshot) or written (restore)."""
+    """ChunkFinished reports one chunk that is stored (snapshot), written (restore) or in order (verify, if it was read)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1104,13 +1182,18 @@ class DamagedChunk(_message.Message):
     CHUNK_ID_FIELD_NUMBER: _builtins.int
     PROBLEM_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
     chunk_id: _builtins.str
-    """The chunk id, 64 hex digits."""
+    """The chunk id, 64 hex digits; empty if it is the manifest of a snapshot that is damaged."""
     problem: _builtins.str
     """What was wrong with it."""
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The paths of files it touches; the first 100 at most."""
+
+    @_builtins.property
+    def snapshots(self) -> _containers.RepeatedCompositeFieldContainer[Global___DamagedSnapshot]:
+        """The snapshots that need it (verify); the first 100 at most."""
 
     def __init__(
         self,
@@ -1118,14 +1201,43 @@ class DamagedChunk(_message.Message):
         chunk_id: _builtins.str = ...,
         problem: _builtins.str = ...,
         paths: _abc.Iterable[_builtins.bytes] | None = ...,
+        snapshots: _abc.Iterable[Global___DamagedSnapshot] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "paths", b"paths", "problem", b"problem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_id", b"chunk_id", "paths", b"paths", "problem", b"problem", "snapshots", b"snapshots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DamagedChunk: _TypeAlias = DamagedChunk  # noqa: Y015
+
+@_typing.final
+class DamagedSnapshot(_message.Message):
+    """DamagedSnapshot is a snapshot that needs a damaged chunk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    PATHS_FIELD_NUMBER: _builtins.int
+    snapshot_id: _builtins.str
+    """The snapshot's id."""
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The paths of files that the chunk touches in it; the first 100 at most."""
+
+    def __init__(
+        self,
+        *,
+        snapshot_id: _builtins.str = ...,
+        paths: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paths", b"paths", "snapshot_id", b"snapshot_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DamagedSnapshot: _TypeAlias = DamagedSnapshot  # noqa: Y015
 
 @_typing.final
 class Result(_message.Message):
@@ -1145,10 +1257,11 @@ class Result(_message.Message):
     ENGINE_REASON_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
     OCCUPATION_FIELD_NUMBER: _builtins.int
+    VERIFY_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
-    """The snapshot that was committed or restored."""
+    """The snapshot that was committed, restored or verified; empty if that is none or many."""
     chunks: _builtins.int
-    """Chunks of the snapshot (snapshot) or needed (restore)."""
+    """Chunks of the snapshot (snapshot), needed (restore) or looked at (verify)."""
     chunks_transferred: _builtins.int
     """Chunks that were transferred."""
     raw_bytes: _builtins.int
@@ -1175,6 +1288,10 @@ class Result(_message.Message):
     def occupation(self) -> _containers.RepeatedCompositeFieldContainer[Global___Occupation]:
         """What the working threads spent their time on, the largest first: that one held the operation back."""
 
+    @_builtins.property
+    def verify(self) -> Global___VerifyReport:
+        """What a verification found in order; absent otherwise."""
+
     def __init__(
         self,
         *,
@@ -1190,14 +1307,49 @@ class Result(_message.Message):
         engine_reason: _builtins.str = ...,
         stages: _abc.Iterable[Global___StageProgress] | None = ...,
         occupation: _abc.Iterable[Global___Occupation] | None = ...,
+        verify: Global___VerifyReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "occupation", b"occupation", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "occupation", b"occupation", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class VerifyReport(_message.Message):
+    """VerifyReport is what a verification found in order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FULL_FIELD_NUMBER: _builtins.int
+    SNAPSHOTS_FIELD_NUMBER: _builtins.int
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    STORED_BYTES_FIELD_NUMBER: _builtins.int
+    full: _builtins.bool
+    """Whether the chunks were read, or only looked for."""
+    snapshots: _builtins.int
+    """The snapshots that were verified."""
+    chunks: _builtins.int
+    """Their distinct chunks."""
+    stored_bytes: _builtins.int
+    """The bytes of those in the store."""
+    def __init__(
+        self,
+        *,
+        full: _builtins.bool = ...,
+        snapshots: _builtins.int = ...,
+        chunks: _builtins.int = ...,
+        stored_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "full", b"full", "snapshots", b"snapshots", "stored_bytes", b"stored_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyReport: _TypeAlias = VerifyReport  # noqa: Y015
 
 @_typing.final
 class Occupation(_message.Message):

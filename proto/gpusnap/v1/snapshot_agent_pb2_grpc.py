@@ -28,7 +28,7 @@ if _version_not_supported:
 class SnapshotAgentStub:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot and Restore start an operation that belongs to the agent: a client that disconnects changes nothing, and
+    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
     WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -48,6 +48,11 @@ class SnapshotAgentStub:
                 '/gpusnap.v1.SnapshotAgent/Restore',
                 request_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.RestoreRequest.SerializeToString,
                 response_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.RestoreResponse.FromString,
+                _registered_method=True)
+        self.Verify = channel.unary_stream(
+                '/gpusnap.v1.SnapshotAgent/Verify',
+                request_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyRequest.SerializeToString,
+                response_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyResponse.FromString,
                 _registered_method=True)
         self.WatchOperation = channel.unary_stream(
                 '/gpusnap.v1.SnapshotAgent/WatchOperation',
@@ -104,7 +109,7 @@ class SnapshotAgentStub:
 class SnapshotAgentServicer:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot and Restore start an operation that belongs to the agent: a client that disconnects changes nothing, and
+    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
     WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -126,6 +131,18 @@ class SnapshotAgentServicer:
 
         Errors: those of Snapshot. An unknown snapshot, a target that is not empty, damage in the store and a full disk are
         found by the running operation and stand in the error of its `completed` event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Verify(self, request, context):
+        """Verify starts looking whether the chunks of one snapshot, or of all, are in the store, and streams the events of the
+        operation; the last one is `completed`. It restores nothing and writes nothing.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
+        ALREADY_EXISTS (REQUEST_ID_REUSED). What is damaged or missing stands in the error of the `completed` event:
+        DATA_LOSS, with each chunk, the snapshots that need it and the files it touches.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,6 +254,11 @@ def add_SnapshotAgentServicer_to_server(servicer, server):
                     request_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.RestoreRequest.FromString,
                     response_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.RestoreResponse.SerializeToString,
             ),
+            'Verify': grpc.unary_stream_rpc_method_handler(
+                    servicer.Verify,
+                    request_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyRequest.FromString,
+                    response_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyResponse.SerializeToString,
+            ),
             'WatchOperation': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchOperation,
                     request_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.WatchOperationRequest.FromString,
@@ -298,7 +320,7 @@ def add_SnapshotAgentServicer_to_server(servicer, server):
 class SnapshotAgent:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot and Restore start an operation that belongs to the agent: a client that disconnects changes nothing, and
+    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
     WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -347,6 +369,33 @@ class SnapshotAgent:
             '/gpusnap.v1.SnapshotAgent/Restore',
             gpusnap_dot_v1_dot_snapshot__agent__pb2.RestoreRequest.SerializeToString,
             gpusnap_dot_v1_dot_snapshot__agent__pb2.RestoreResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Verify(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gpusnap.v1.SnapshotAgent/Verify',
+            gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyRequest.SerializeToString,
+            gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,7 +34,7 @@ GRPC_VERSION: str
 class SnapshotAgentStub:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot and Restore start an operation that belongs to the agent: a client that disconnects changes nothing, and
+    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
     WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -56,6 +56,14 @@ class SnapshotAgentStub:
 
     Errors: those of Snapshot. An unknown snapshot, a target that is not empty, damage in the store and a full disk are
     found by the running operation and stand in the error of its `completed` event.
+    """
+    Verify: _grpc.UnaryStreamMultiCallable[_snapshot_agent_pb2.VerifyRequest, _snapshot_agent_pb2.VerifyResponse]
+    """Verify starts looking whether the chunks of one snapshot, or of all, are in the store, and streams the events of the
+    operation; the last one is `completed`. It restores nothing and writes nothing.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
+    ALREADY_EXISTS (REQUEST_ID_REUSED). What is damaged or missing stands in the error of the `completed` event:
+    DATA_LOSS, with each chunk, the snapshots that need it and the files it touches.
     """
     WatchOperation: _grpc.UnaryStreamMultiCallable[_snapshot_agent_pb2.WatchOperationRequest, _snapshot_agent_pb2.WatchOperationResponse]
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
@@ -114,7 +122,7 @@ class SnapshotAgentStub:
 class SnapshotAgentAsyncStub(SnapshotAgentStub):
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot and Restore start an operation that belongs to the agent: a client that disconnects changes nothing, and
+    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
     WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -133,6 +141,14 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
 
     Errors: those of Snapshot. An unknown snapshot, a target that is not empty, damage in the store and a full disk are
     found by the running operation and stand in the error of its `completed` event.
+    """
+    Verify: _aio.UnaryStreamMultiCallable[_snapshot_agent_pb2.VerifyRequest, _snapshot_agent_pb2.VerifyResponse]  # type: ignore[assignment]
+    """Verify starts looking whether the chunks of one snapshot, or of all, are in the store, and streams the events of the
+    operation; the last one is `completed`. It restores nothing and writes nothing.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
+    ALREADY_EXISTS (REQUEST_ID_REUSED). What is damaged or missing stands in the error of the `completed` event:
+    DATA_LOSS, with each chunk, the snapshots that need it and the files it touches.
     """
     WatchOperation: _aio.UnaryStreamMultiCallable[_snapshot_agent_pb2.WatchOperationRequest, _snapshot_agent_pb2.WatchOperationResponse]  # type: ignore[assignment]
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
@@ -190,7 +206,7 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
 class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot and Restore start an operation that belongs to the agent: a client that disconnects changes nothing, and
+    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
     WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -219,6 +235,20 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: those of Snapshot. An unknown snapshot, a target that is not empty, damage in the store and a full disk are
         found by the running operation and stand in the error of its `completed` event.
+        """
+
+    @_abc_1.abstractmethod
+    def Verify(
+        self,
+        request: _snapshot_agent_pb2.VerifyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapshot_agent_pb2.VerifyResponse], _abc.AsyncIterator[_snapshot_agent_pb2.VerifyResponse]]:
+        """Verify starts looking whether the chunks of one snapshot, or of all, are in the store, and streams the events of the
+        operation; the last one is `completed`. It restores nothing and writes nothing.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
+        ALREADY_EXISTS (REQUEST_ID_REUSED). What is damaged or missing stands in the error of the `completed` event:
+        DATA_LOSS, with each chunk, the snapshots that need it and the files it touches.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,1 @@
+"""Looking after a repository: is everything still there, and what is not needed any more."""

@@ -1,0 +1,25 @@
+"""What the maintenance of a repository is asked to do."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.config.model import StorageConfig, TransferConfig
+
+
+class VerifyRequest(msgspec.Struct, frozen=True, tag="verify"):
+    """Everything the process of a verification needs, checked by the daemon.
+
+    Attributes:
+        snapshot: the snapshot's id, a unique prefix of it, or "latest"; empty for all snapshots.
+        full: read every chunk and hash it; otherwise only look whether it is there with its size.
+        bytes_per_second: stored bytes that are read at most; 0 for as fast as it goes.
+        staging_dir: a folder of this operation's own; the daemon removes it afterwards.
+    """
+
+    snapshot: str
+    full: bool
+    bytes_per_second: int
+    staging_dir: str
+    storage: StorageConfig
+    transfer: TransferConfig = TransferConfig()

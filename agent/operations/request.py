@@ -1,0 +1,10 @@
+"""What the process of an operation gets."""
+
+from __future__ import annotations
+
+from agent.maintenance.request import VerifyRequest
+from agent.restore.request import RestoreRequest
+from agent.snapshot.request import SnapshotRequest
+
+Request = SnapshotRequest | RestoreRequest | VerifyRequest
+"""Everything that an operation's process needs, checked by the daemon."""
