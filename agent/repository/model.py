@@ -38,14 +38,14 @@ class EntryType(enum.Enum):
     BLOCK_DEVICE = "block_device"
 
 
-class Extent(msgspec.Struct, frozen=True, gc=False):
+class Extent(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One run of data in a sparse file, in bytes."""
 
     offset: int
     length: int
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One file, directory or link.
 
     Attributes:
@@ -86,7 +86,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     inode: int = 0
 
 
-class Chunk(msgspec.Struct, frozen=True, gc=False):
+class Chunk(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One piece of the archive; ``id`` is the BLAKE3-256 of its raw bytes (32 bytes)."""
 
     id: bytes

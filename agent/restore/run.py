@@ -15,6 +15,7 @@ from agent.events import Emit, OperationResult, Stage
 from agent.pipeline.crew import Crew, Stopwatch, worker_count
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
+from agent.pipeline.worker_processes import WorkerProcesses
 from agent.repository.manifest_reader import ManifestReader, read_local
 from agent.repository.model import EntryType, SnapshotSummary
 from agent.repository.repository import Repository
@@ -25,7 +26,7 @@ from agent.restore.metadata import Metadata
 from agent.restore.notes import Notes
 from agent.restore.page_cache import bypasses, free_memory
 from agent.restore.plan import RestorePlan, make_plan
-from agent.restore.remote import RemoteWriter, WorkerProcesses
+from agent.restore.remote import MODULE, RemoteWriter
 from agent.restore.request import IfNotEmpty, RestoreRequest
 from agent.restore.selection import Selection
 from agent.restore.target import Target, open_target
@@ -64,7 +65,7 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
         repository.check_identity(manifest, snapshot_id)
         workers = _worker_count(request, manifest.summary)
         # They start while the plan is made.
-        with contextlib.closing(WorkerProcesses(workers if workers > 1 else 0)) as processes:
+        with contextlib.closing(WorkerProcesses(MODULE, workers if workers > 1 else 0)) as processes:
             plan = make_plan(manifest, selection)
             with running_engine(request.storage, request.transfer, request.staging_dir) as engine:
                 restore = _Restore(request, selection, manifest, manifest_path, plan, engine, emit, cancel)

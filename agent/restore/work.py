@@ -87,8 +87,7 @@ class Worker:
         task = self._task(job)
         with Stopwatch() as watch:
             written = self._chunks.do(task, incoming)
-        self._notes.occupations.add(Cause.PROCESSOR, written.processor_seconds)
-        self._notes.occupations.add(Cause.DISK, max(watch.seconds - written.processor_seconds, 0.0))
+        self._notes.occupations.worked(watch.seconds, written.processor_seconds)
         self._count(job, written)
         if not isinstance(job, PackJob):
             for target in job.targets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -15,17 +16,19 @@ from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch, worker_coun
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.occupation import Occupations
+from agent.pipeline.worker_processes import WorkerProcesses
 from agent.repository import keys
-from agent.repository.frame import Encoder
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Chunk, Entry, SnapshotSummary
 from agent.repository.repository import Repository
 from agent.repository.tar import END_OF_ARCHIVE
 from agent.snapshot.assembly import Assembly, SnapshotWarnings
+from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.filters import Filter
 from agent.snapshot.known import read_known
 from agent.snapshot.packer import LargeFile, Packer, PackTask, SegmentTask
-from agent.snapshot.plan import PackPlan, plan
+from agent.snapshot.plan import LargePlan, PackPlan, plan
+from agent.snapshot.remote import MODULE, RemoteBuilder
 from agent.snapshot.request import SnapshotRequest
 from agent.snapshot.scan import Scanner
 from agent.snapshot.sink import ChunkSink
@@ -38,6 +41,10 @@ STAGES = (Stage.SCAN, Stage.PACK, Stage.COMPRESS, Stage.UPLOAD, Stage.COMMIT)
 SCAN_BATCH = 256
 SCAN_BATCHES_AHEAD = 128
 """The scan runs ahead by at most 32,768 entries (about 20 MB), so the totals of most workspaces are known early."""
+
+SMALL_BYTES = 64 << 20
+SMALL_ENTRIES = 2000
+"""Worker processes start once either is exceeded: below, threads take no longer than processes take to start."""
 
 ENTRIES_IN_FLIGHT = 32_768
 """Entries between the plan and the manifest at most; with ``plan.MAX_PACK_ENTRIES`` it is at least two packs."""
@@ -55,8 +62,11 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
         store.check()
         repository = Repository(store)
         repository.ensure()
-        with running_engine(request.storage, request.transfer, request.staging_dir) as engine:
-            return _Snapshot(request, chosen, repository, engine, emit, cancel).run()
+        with (
+            running_engine(request.storage, request.transfer, request.staging_dir) as engine,
+            contextlib.closing(WorkerProcesses(MODULE, 0)) as processes,
+        ):
+            return _Snapshot(request, chosen, repository, engine, processes, emit, cancel).run()
     finally:
         store.close()
 
@@ -70,6 +80,7 @@ class _Snapshot:
         chosen: Filter,
         repository: Repository,
         engine: TransferEngine,
+        processes: WorkerProcesses,
         emit: Emit,
         cancel: threading.Event,
     ) -> None:
@@ -83,11 +94,15 @@ class _Snapshot:
         self._warnings = SnapshotWarnings()
         self._meter = Meter(STAGES, leading=Stage.PACK)
         self._occupations = Occupations()
-        self._crew = Crew(cancel, on_stop=engine.abort)
+        self._processes = processes
+        self._crew = Crew(cancel, on_stop=self._stop)
         self._scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings)
         self._batches: Channel[list[Entry] | None] = Channel(self._crew, SCAN_BATCHES_AHEAD)
-        self._threads = worker_count(request.transfer.workers)
-        self._tasks: Channel[PackTask | SegmentTask | None] = Channel(self._crew, 2 * self._threads)
+        self._workers = worker_count(request.transfer.workers)
+        # A small workspace is saved sooner than processes start.
+        self._uses_processes = self._workers > 1 and request.transfer.workers > 0
+        self._planned_bytes = self._planned_entries = 0
+        self._tasks: Channel[PackTask | SegmentTask | None] = Channel(self._crew, 2 * self._workers)
         self._allowance = Allowance(self._crew, ENTRIES_IN_FLIGHT)
 
     def run(self) -> OperationResult:
@@ -109,11 +124,11 @@ class _Snapshot:
             assembly = Assembly(writer, self._allowance, self._warnings)
             self._move(root_fd, sink, assembly)
             with Stopwatch() as watch:
-                end = sink.put(memoryview(END_OF_ARCHIVE), ChunkKind.END, Encoder())
+                end = sink.put_small(END_OF_ARCHIVE, ChunkKind.END)
                 with Stopwatch() as last_uploads:
                     sink.wait()
                 # No thread works any more: all of them would wait for the store.
-                self._occupations.add(Cause.STORE, last_uploads.seconds * self._threads)
+                self._occupations.add(Cause.STORE, last_uploads.seconds * self._workers)
                 table = sink.table([*assembly.chunks, end])
                 summary = self._summary(table, assembly.totals, known.parent)
                 writer.finish(summary, table, self._warnings.kept)
@@ -139,7 +154,7 @@ class _Snapshot:
     def _move(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
         self._crew.start("scan", self._scan)
         self._crew.start("plan", lambda: self._plan(root_fd, sink, assembly))
-        for number in range(self._threads):
+        for number in range(self._workers):
             self._crew.start(f"pack-{number}", lambda: self._pack(root_fd, sink, assembly))
         self._crew.join()
 
@@ -174,9 +189,10 @@ class _Snapshot:
 
     def _plan(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
         # Only for large files that cannot be opened or have no content: those never reach a packing thread.
-        packer = Packer(root_fd, sink, assembly, self._crew, self._meter, self._warnings)
+        packer = self._packer(root_fd, sink, assembly)
         with Beneath(root_fd) as beneath:
             for number, planned in enumerate(plan(self._scanned(), self._request.scan.large_file_size)):
+                self._grow(planned)
                 if isinstance(planned, PackPlan):
                     self._allowance.take(len(planned.entries))
                     self._tasks.put(PackTask(number, planned))
@@ -191,25 +207,51 @@ class _Snapshot:
                     packer.finish(file)
                 for index in range(len(file.segments)):
                     self._tasks.put(SegmentTask(file, index))
-        for _ in range(self._threads):
+        for _ in range(self._workers):
             self._tasks.put(None)
         packer.close()
 
+    def _grow(self, planned: PackPlan | LargePlan) -> None:
+        """Has worker processes started once the workspace turns out to be worth them."""
+        if self._uses_processes or self._workers == 1:
+            return
+        if isinstance(planned, PackPlan):
+            self._planned_entries += len(planned.entries)
+            self._planned_bytes += sum(planned.bounds)
+        else:
+            self._planned_bytes += planned.entry.data_size
+        if self._planned_bytes > SMALL_BYTES or self._planned_entries > SMALL_ENTRIES:
+            self._processes.prepare(self._workers)
+            self._uses_processes = True
+
     def _pack(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
-        packer = Packer(root_fd, sink, assembly, self._crew, self._meter, self._warnings)
+        packer = self._packer(root_fd, sink, assembly)
+        is_remote = False
         try:
-            with self._occupations.thread():
-                while (task := self._next_task()) is not None:
-                    if isinstance(task, PackTask):
-                        packer.pack(task)
-                    else:
-                        packer.segment(task)
+            while (task := self._next_task()) is not None:
+                if self._uses_processes and not is_remote:
+                    packer.use(RemoteBuilder(self._processes, root_fd))
+                    is_remote = True
+                if isinstance(task, PackTask):
+                    packer.pack(task)
+                else:
+                    packer.segment(task)
         finally:
             packer.close()
 
+    def _packer(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> Packer:
+        builder = ChunkBuilder(root_fd, self._crew.check)
+        return Packer(builder, sink, assembly, self._crew, self._meter, self._occupations, self._warnings)
+
     def _next_task(self) -> PackTask | SegmentTask | None:
-        with self._occupations.waiting(Cause.SCAN):
-            return self._tasks.get()
+        with Stopwatch() as watch:
+            task = self._tasks.get()
+        self._occupations.add(Cause.SCAN, watch.seconds)
+        return task
+
+    def _stop(self) -> None:
+        self._processes.abort()
+        self._engine.abort()
 
     def _summary(self, table: list[Chunk], totals: ScanTotals, parent: str) -> SnapshotSummary:
         return SnapshotSummary(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 import msgspec
@@ -16,6 +16,7 @@ from agent.pipeline.occupation import Occupations
 from agent.repository import keys
 from agent.repository.frame import Encoder, max_stored_size
 from agent.repository.model import Chunk
+from agent.snapshot.task import Stored
 from agent.storage.engine import Outgoing, TransferEngine, TransferReport
 
 UPLOADS_AT_ONCE = 256
@@ -57,38 +58,49 @@ class ChunkSink:
         self.transferred_chunks = 0
         self.transferred_bytes = 0
 
-    def put(self, raw: memoryview, kind: ChunkKind, encoder: Encoder) -> ChunkRef:
-        """Takes one chunk; returns when ``raw`` may be used again. The upload goes on behind it.
+    def put(self, chunk: ChunkRef, hash_seconds: float, store: Callable[[Outgoing], Stored]) -> ChunkRef:
+        """Takes one chunk; returns when ``store``, which compresses it, is not needed any more. The upload goes on.
 
         Raises:
             GpusnapError: there is no room to stage it, or the crew stops.
         """
-        with Stopwatch() as watch:
-            chunk = ChunkRef(blake3(raw).digest(), len(raw), kind)
-            with self._lock:
-                stored_size = self._stored_sizes.get(chunk.id)
-                if stored_size is None:
-                    self._stored_sizes[chunk.id] = 0
-        if stored_size is not None:
-            self._meter.add(Stage.COMPRESS, len(raw), busy_seconds=watch.seconds)
-            self._emit(ChunkFinished(chunk.id.hex(), kind, len(raw), stored_size, reused=True))
+        if (stored_size := self._known(chunk)) is not None:
+            self._reused(chunk, stored_size, hash_seconds)
             return chunk
         self._crew.check()
-        with self._occupations.waiting(Cause.STORE):
-            self._uploads.take(1)
-            outgoing = self._engine.outgoing(max_stored_size(len(raw)))
+        outgoing = self._room(max_stored_size(chunk.raw_size))
         try:
-            with Stopwatch() as writing:
-                stored_size = self._write(outgoing, raw, encoder)
-            self._meter.add(Stage.COMPRESS, len(raw), busy_seconds=watch.seconds + writing.seconds)
+            with Stopwatch() as watch:
+                stored = store(outgoing)
+            self._occupations.worked(watch.seconds, stored.processor_seconds)
+            with self._lock:
+                # Another thread may have had the same content meanwhile.
+                is_new = chunk.id not in self._stored_sizes
+                stored_size = self._stored_sizes.setdefault(chunk.id, stored.size)
         except BaseException:
             outgoing.release()
+            self._uploads.give(1)
             raise
-        with self._lock:
-            self._stored_sizes[chunk.id] = stored_size
+        if not is_new:
+            outgoing.release()
+            self._uploads.give(1)
+            self._reused(chunk, stored_size, hash_seconds + stored.seconds)
+            return chunk
+        self._meter.add(Stage.COMPRESS, chunk.raw_size, busy_seconds=hash_seconds + stored.seconds)
         future = self._engine.upload(outgoing, keys.chunk(chunk.id))
         future.add_done_callback(lambda done: self._finished(chunk, done))
         return chunk
+
+    def put_small(self, raw: bytes, kind: ChunkKind) -> ChunkRef:
+        """Takes a chunk that is in memory. Raises as ``put``."""
+        chunk = ChunkRef(blake3(raw).digest(), len(raw), kind)
+
+        def store(outgoing: Outgoing) -> Stored:
+            stored = b"".join(Encoder().pieces(memoryview(raw)))
+            outgoing.write(stored)
+            return Stored(len(stored), 0.0, 0.0)
+
+        return self.put(chunk, 0.0, store)
 
     def wait(self) -> None:
         """Waits until the store has confirmed every chunk.
@@ -103,13 +115,25 @@ class ChunkSink:
         """Returns the chunk table of the archive that is made of ``chunks``; call it after ``wait``."""
         return [Chunk(chunk.id, chunk.raw_size, self._stored_sizes[chunk.id], chunk.kind) for chunk in chunks]
 
-    def _write(self, outgoing: Outgoing, raw: memoryview, encoder: Encoder) -> int:
-        size = 0
-        for piece in encoder.pieces(raw):
-            self._crew.check()
-            outgoing.write(piece)
-            size += len(piece)
-        return size
+    def _known(self, chunk: ChunkRef) -> int | None:
+        with self._lock:
+            return self._stored_sizes.get(chunk.id)
+
+    def _reused(self, chunk: ChunkRef, stored_size: int, busy_seconds: float) -> None:
+        self._meter.add(Stage.COMPRESS, chunk.raw_size, busy_seconds=busy_seconds)
+        self._emit(ChunkFinished(chunk.id.hex(), chunk.kind, chunk.raw_size, stored_size, reused=True))
+
+    def _room(self, size: int) -> Outgoing:
+        """Waits for room to compress into."""
+        with Stopwatch() as watch:
+            self._uploads.take(1)
+            try:
+                outgoing = self._engine.outgoing(size)
+            except BaseException:
+                self._uploads.give(1)
+                raise
+        self._occupations.add(Cause.STORE, watch.seconds)
+        return outgoing
 
     def _finished(self, chunk: ChunkRef, future: Future[TransferReport]) -> None:
         error = future.exception()

@@ -10,7 +10,7 @@ import msgspec
 
 from agent.pipeline.beneath import Beneath
 from agent.repository.extents import content_spans
-from agent.repository.model import Entry
+from agent.repository.model import Entry, ManifestWarning
 from agent.snapshot.sparse import extents_of, may_be_sparse
 
 READ_ATTEMPTS = 3
@@ -55,6 +55,18 @@ def refreshed(entry: Entry, fd: int, facts: os.stat_result) -> Entry:
         extents=extents or (),
         data_size=size if extents is None else sum(extent.length for extent in extents),
     )
+
+
+def changed(path: bytes) -> ManifestWarning:
+    """Returns the warning about a file that did not stay as it was while it was read."""
+    return ManifestWarning("FILE_CHANGED", "changed while it was read, and is stored as last read", path)
+
+
+def unreadable(path: bytes, error: OSError) -> ManifestWarning:
+    """Returns the warning about a file that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return ManifestWarning("FILE_VANISHED", "vanished while the snapshot was made; not saved", path)
+    return ManifestWarning("FILE_UNREADABLE", f"could not be read and was not saved: {error.strerror}", path)
 
 
 def same_content(before: os.stat_result, after: os.stat_result) -> bool:

@@ -63,7 +63,7 @@ class DirectoryEngine:
             remove_file(path)
             self._budget.release(charge)
 
-        return OutgoingFile(path, file, lambda: self._full(size), give_back)
+        return OutgoingFile(path, file, size, lambda: self._full(size), give_back)
 
     def upload(self, outgoing: Outgoing, key: str) -> Future[TransferReport]:
         """Makes the file durable and renames it to its key."""

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from agent.errors import GpusnapError
+
 
 class TransferReport(msgspec.Struct, frozen=True):
     """One finished transfer: bytes moved, seconds it took, and how often it was tried."""
@@ -37,6 +39,19 @@ class Outgoing(Protocol):
         Raises:
             NoSpaceError, StagingFullError, LocalIoError: there is no room for it, or its disk fails.
         """
+        ...
+
+    @property
+    def place(self) -> Place:
+        """The room, for another process to write the object into instead; open until ``upload`` or ``release``."""
+        ...
+
+    def written_elsewhere(self, size: int) -> None:
+        """Says that another process has written the whole object into ``place``, which has ``size`` bytes."""
+        ...
+
+    def failure(self, error: OSError) -> GpusnapError:
+        """Returns what ``write`` would have raised, for the error that another process met."""
         ...
 
     def release(self) -> None:

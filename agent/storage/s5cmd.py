@@ -62,7 +62,7 @@ class S5cmdEngine:
     def outgoing(self, size: int) -> OutgoingFile:
         """Returns an empty staged file; blocks while the staging budget is used up."""
         staged, file = self._area.create(size)
-        return OutgoingFile(staged.path, file, lambda: self._area.full(size), staged.release)
+        return OutgoingFile(staged.path, file, size, lambda: self._area.full(size), staged.release)
 
     def upload(self, outgoing: Outgoing, key: str) -> Future[TransferReport]:
         """Uploads a staged file with one PUT."""

@@ -6,6 +6,8 @@ import hashlib
 import time
 from concurrent.futures import Future
 
+import msgspec
+
 from agent.errors import GpusnapError, NoSpaceError
 from agent.storage.arena import Room
 from agent.storage.engine import TransferReport
@@ -27,6 +29,7 @@ class OutgoingBuffer:
         self._room = room
         self._size = size
         self._written = 0
+        self.place = msgspec.structs.replace(room.place, size=size)
 
     @property
     def written(self) -> memoryview:
@@ -44,6 +47,14 @@ class OutgoingBuffer:
             raise NoSpaceError(f"an object of {end:,} bytes does not fit into the {self._size:,} that were asked for")
         self._room.view[self._written : end] = data
         self._written = end
+
+    def written_elsewhere(self, size: int) -> None:
+        """Says that another process has written the object."""
+        self._written = size
+
+    def failure(self, error: OSError) -> GpusnapError:
+        """Returns what an error while the memory was written means: there is no more of it."""
+        return NoSpaceError(f"an object cannot be written to memory: {error.strerror}")
 
     def release(self) -> None:
         """Gives the room back."""

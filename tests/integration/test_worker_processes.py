@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from agent.errors import CancelledError, DataLossError, WorkerCrashedError
-from agent.events import ChunkFinished, PipelineEvent
+from agent.events import ChunkFinished, PipelineEvent, ScanTotals
 from tests.support.pipelines import memory_folder
 from tests.support.processes import processes_running
-from tests.support.saved import VARIED_TREE, Saved
+from tests.support.saved import LARGE, VARIED_TREE, Saved
 from tests.support.trees import File, Node, Seeded
 
-RESTORE_WORKER = "agent.restore.worker"
+WORKERS = ("agent.restore.worker", "agent.snapshot.worker")
 MANY: list[Node] = [File(b"large-%03d" % number, Seeded(6000, seed=number)) for number in range(200)]
 
 
@@ -30,7 +30,11 @@ def folder() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="gpusnap-workers-", dir=memory_folder()))
     yield path
     shutil.rmtree(path)
-    assert processes_running(RESTORE_WORKER) == set()
+    assert workers_running() == set()
+
+
+def workers_running() -> set[int]:
+    return {pid for module in WORKERS for pid in processes_running(module)}
 
 
 def with_workers(saved: Saved, workers: int = 2) -> Saved:
@@ -50,12 +54,26 @@ def kill_at_chunks(saved: Saved, when: set[int]) -> list[int]:
             if isinstance(event, ChunkFinished):
                 Events.finished += 1
                 if Events.finished in when:
-                    for pid in processes_running(RESTORE_WORKER):
+                    for pid in workers_running():
                         os.kill(pid, signal.SIGKILL)
                         killed.append(pid)
 
     saved.pipelines.new_events = Events
     return killed
+
+
+def cancel_at_first_chunk(saved: Saved) -> threading.Event:
+    """Returns the event that cancels the next operation, which is set in the middle of it."""
+    cancel = threading.Event()
+
+    class Events(list[PipelineEvent]):
+        def append(self, event: PipelineEvent) -> None:
+            super().append(event)
+            if isinstance(event, ChunkFinished):
+                cancel.set()
+
+    saved.pipelines.new_events = Events
+    return cancel
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -86,18 +104,9 @@ def test_workers_that_always_die_fail_the_restore(folder: Path, monkeypatch: pyt
 
 def test_a_cancel_ends_the_workers(folder: Path) -> None:
     saved = with_workers(Saved(folder, MANY))
-    cancel = threading.Event()
-
-    class Events(list[PipelineEvent]):
-        def append(self, event: PipelineEvent) -> None:
-            super().append(event)
-            if isinstance(event, ChunkFinished):
-                cancel.set()
-
-    saved.pipelines.new_events = Events
     with pytest.raises(CancelledError):
-        saved.restore(cancel=cancel)
-    assert processes_running(RESTORE_WORKER) == set()
+        saved.restore(cancel=cancel_at_first_chunk(saved))
+    assert workers_running() == set()
 
 
 def test_damage_is_found_by_the_workers(folder: Path) -> None:
@@ -109,3 +118,60 @@ def test_damage_is_found_by_the_workers(folder: Path) -> None:
     with pytest.raises(DataLossError, match="1 chunks of"):
         saved.restore()
     assert saved.missing() == {"x large"}
+
+
+def save_again(saved: Saved) -> None:
+    """Saves the workspace anew, reading and storing everything, and restores that."""
+    saved.pipelines.repository.delete_snapshot(saved.id)
+    saved.id = saved.pipelines.snapshot(os.fsencode(saved.workspace), large_file_size=LARGE).snapshot_id
+    saved.restore()
+    assert saved.differences() == []
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_everything_is_saved(folder: Path, workers: int) -> None:
+    save_again(with_workers(Saved(folder, VARIED_TREE), workers))
+
+
+def test_the_chunk_of_a_killed_worker_is_built_by_another(folder: Path) -> None:
+    saved = with_workers(Saved(folder, MANY))
+    killed = kill_at_chunks(saved, {1, 100})
+    save_again(saved)
+    assert killed
+
+
+def test_workers_that_always_die_fail_the_snapshot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = with_workers(Saved(folder, MANY))
+    saved.pipelines.repository.delete_snapshot(saved.id)
+    monkeypatch.setenv("PYTHONMALLOC", "no such allocator")
+    with pytest.raises(WorkerCrashedError, match="3 worker processes died over one chunk"):
+        saved.pipelines.snapshot(os.fsencode(saved.workspace), large_file_size=LARGE)
+    assert saved.pipelines.repository.snapshot_ids() == []
+
+
+def test_a_cancelled_snapshot_ends_the_workers(folder: Path) -> None:
+    saved = with_workers(Saved(folder, MANY))
+    saved.pipelines.repository.delete_snapshot(saved.id)
+    cancel = cancel_at_first_chunk(saved)
+    with pytest.raises(CancelledError):
+        saved.pipelines.snapshot(os.fsencode(saved.workspace), large_file_size=LARGE, cancel=cancel)
+    assert workers_running() == set()
+    assert saved.pipelines.repository.snapshot_ids() == []
+
+
+def test_warnings_of_workers_reach_the_manifest(folder: Path) -> None:
+    saved = with_workers(Saved(folder, [File(b"a", b"a"), File(b"b", b"b")]))
+
+    class Events(list[PipelineEvent]):
+        def append(self, event: PipelineEvent) -> None:
+            super().append(event)
+            # The only pack is built after the scan.
+            if isinstance(event, ScanTotals):
+                (saved.workspace / "a").unlink()
+
+    (saved.workspace / "b").write_text("changed, so that the pack is built again")
+    saved.pipelines.new_events = Events
+    result = saved.pipelines.snapshot(os.fsencode(saved.workspace))
+    warnings = saved.pipelines.repository.warnings(result.snapshot_id, 10)
+    assert [(warning.reason, warning.path) for warning in warnings] == [("FILE_VANISHED", b"a")]
+    assert saved.pipelines.warned() == {"FILE_VANISHED": {b"a"}}

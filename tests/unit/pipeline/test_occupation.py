@@ -1,47 +1,40 @@
-"""Time of threads by cause. Real threads; the sums are compared, never with a clock."""
+"""Time of workers by cause. Real work; the sums are compared, never with a clock."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
+import time
 
-from agent.events import Cause
-from agent.pipeline.occupation import Occupations
+from agent.events import Cause, Occupation
+from agent.pipeline.occupation import Occupations, processor_seconds
 
 
-def test_a_thread_that_computes_is_held_back_by_the_processor() -> None:
+def test_computing_is_time_on_the_processor() -> None:
+    begun, on_processor = time.monotonic(), processor_seconds()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000)
+    seconds, on_processor = time.monotonic() - begun, processor_seconds() - on_processor
     occupations = Occupations()
-    with occupations.thread():
-        hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000)
+    occupations.worked(seconds, on_processor)
     assert occupations.totals()[0].cause is Cause.PROCESSOR
 
 
-def test_waiting_counts_for_what_is_waited_for() -> None:
+def test_waiting_is_not() -> None:
+    begun, on_processor = time.monotonic(), processor_seconds()
+    threading.Event().wait(0.2)
     occupations = Occupations()
-    with occupations.thread(), occupations.waiting(Cause.STORE):
-        threading.Event().wait(0.2)
-    totals = occupations.totals()
-    assert totals[0].cause is Cause.STORE
-    assert totals[0].seconds >= 0.2
-
-
-def test_what_is_left_is_the_disk() -> None:
-    occupations = Occupations()
-    with occupations.thread():
-        threading.Event().wait(0.2)
+    occupations.worked(time.monotonic() - begun, processor_seconds() - on_processor)
     assert occupations.totals()[0].cause is Cause.DISK
 
 
-def test_a_thread_that_is_not_registered_counts_nothing() -> None:
+def test_the_largest_comes_first_and_what_is_nothing_not_at_all() -> None:
     occupations = Occupations()
-    with occupations.waiting(Cause.SCAN):
-        pass
-    assert occupations.totals() == ()
-
-
-def test_the_largest_comes_first() -> None:
-    occupations = Occupations()
-    occupations.add(Cause.DISK, 1.0)
-    occupations.add(Cause.SCAN, 2.0)
-    occupations.add(Cause.DISK, 0.5)
-    assert [(item.cause, item.seconds) for item in occupations.totals()] == [(Cause.SCAN, 2.0), (Cause.DISK, 1.5)]
+    occupations.worked(3.0, 1.0)
+    occupations.add(Cause.STORE, 1.5)
+    # A clock that counts more than there was.
+    occupations.worked(1.0, 1.25)
+    assert occupations.totals() == (
+        Occupation(Cause.PROCESSOR, 2.25),
+        Occupation(Cause.DISK, 2.0),
+        Occupation(Cause.STORE, 1.5),
+    )

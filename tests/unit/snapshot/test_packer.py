@@ -23,6 +23,7 @@ from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import MAX_CHUNK_SIZE, Entry
 from agent.repository.tar import END_OF_ARCHIVE
 from agent.snapshot.assembly import Assembly, SnapshotWarnings
+from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.filters import Filter
 from agent.snapshot.packer import Packer, PackTask
 from agent.snapshot.plan import PackPlan, plan
@@ -62,7 +63,8 @@ class Packed:
         assembly = Assembly(writer, allowance, self.warnings)
         root_fd = os.open(workspace, DIRECTORY_FLAGS)
         with crew.work():
-            packer = Packer(root_fd, sink, assembly, crew, meter, self.warnings)
+            builder = ChunkBuilder(root_fd, crew.check)
+            packer = Packer(builder, sink, assembly, crew, meter, Occupations(), self.warnings)
             packer.pack(PackTask(0, planned))
             packer.close()
             sink.wait()
