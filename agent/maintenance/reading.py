@@ -14,10 +14,10 @@ from blake3 import blake3
 from agent.errors import DataLossError, ObjectNotFoundError
 from agent.events import Cause, ChunkFinished, Emit, Stage
 from agent.maintenance.pace import Pace
-from agent.pipeline.crew import POLL_SECONDS, Crew
+from agent.pipeline.crew import POLL_SECONDS, Crew, Stopwatch
 from agent.pipeline.memory import anonymous
 from agent.pipeline.meter import Meter
-from agent.pipeline.occupation import Occupations
+from agent.pipeline.occupation import Occupations, processor_seconds
 from agent.repository import frame, keys
 from agent.repository.model import Chunk
 from agent.repository.presence import MISSING, Fault
@@ -106,13 +106,17 @@ class Reading:
 
     def _compare(self) -> None:
         block = anonymous(frame.BLOCK_SIZE)
-        with self._occupations.thread():
-            while True:
-                with self._occupations.waiting(Cause.STORE):
-                    arrival = self._next(self._arrived)
-                if arrival is None:
-                    return
-                self._again.put(arrival if self._is_to_be_read_again(arrival, block) else None)
+        while True:
+            with Stopwatch() as watch:
+                arrival = self._next(self._arrived)
+            self._occupations.add(Cause.STORE, watch.seconds)
+            if arrival is None:
+                return
+            on_processor = processor_seconds()
+            with Stopwatch() as watch:
+                is_again = self._is_to_be_read_again(arrival, block)
+            self._occupations.worked(watch.seconds, processor_seconds() - on_processor)
+            self._again.put(arrival if is_again else None)
 
     def _is_to_be_read_again(self, arrival: _Arrival, block: memoryview) -> bool:
         chunk = arrival.chunk
