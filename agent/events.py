@@ -91,6 +91,16 @@ class ScanTotals(msgspec.Struct, frozen=True, tag="scan_totals"):
     other: ClassTotals = ClassTotals()
     complete: bool = False
 
+    @property
+    def files(self) -> int:
+        """Files of both classes."""
+        return self.models.files + self.other.files
+
+    @property
+    def bytes(self) -> int:
+        """The stored content of all files."""
+        return self.models.bytes + self.other.bytes
+
 
 class ChunkFinished(msgspec.Struct, frozen=True, tag="chunk_finished"):
     """One chunk is stored (snapshot) or written (restore). ``attempts`` and ``seconds`` are 0 if nothing was moved."""
@@ -158,7 +168,12 @@ class VerifyReport(msgspec.Struct, frozen=True):
 
 
 class OperationResult(msgspec.Struct, frozen=True):
-    """What an operation did. ``occupation`` has the largest cause first: that one held it back."""
+    """What an operation did. ``occupation`` has the largest cause first: that one held it back.
+
+    Attributes:
+        unchanged_files: files that a snapshot did not read, as they had not changed since its parent.
+        unchanged_bytes: their content.
+    """
 
     snapshot_id: str
     totals: ScanTotals = ScanTotals()
@@ -173,6 +188,8 @@ class OperationResult(msgspec.Struct, frozen=True):
     stages: tuple[StageProgress, ...] = ()
     occupation: tuple[Occupation, ...] = ()
     verify: VerifyReport | None = None
+    unchanged_files: int = 0
+    unchanged_bytes: int = 0
 
 
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):

@@ -101,6 +101,12 @@ class Metrics:
             ("operation", "stage"),
             registry=registry,
         )
+        self._unchanged_files = Counter(
+            "gpusnap_unchanged_files", "Files that snapshots did not read, as they had not changed", registry=registry
+        )
+        self._unchanged_bytes = Counter(
+            "gpusnap_unchanged_bytes", "Content bytes of files that snapshots did not read", registry=registry
+        )
         self._running = Gauge("gpusnap_operations_running", "Operations that have not ended", registry=registry)
         self._warnings = Counter(
             "gpusnap_warnings",
@@ -154,6 +160,8 @@ class Metrics:
             self._thread_seconds.labels(kind.value, occupation.cause.value).inc(occupation.seconds)
         if completed.state is OperationState.SUCCEEDED and result is not None:
             self._last_success.labels(kind.value).set(time_ns / 1e9)
+            self._unchanged_files.inc(result.unchanged_files)
+            self._unchanged_bytes.inc(result.unchanged_bytes)
             if result.seconds > 0 and result.raw_bytes:
                 self._throughput.labels(kind.value).observe(result.raw_bytes / result.seconds)
         self._running.set(len(self._seen))

@@ -107,6 +107,7 @@ class AgentClient:
         include: Sequence[str] = (),
         exclude_caches: bool = False,
         one_file_system: bool = False,
+        full: bool = False,
         storage: model.Storage | None = None,
         request_id: str | None = None,
     ) -> OperationHandle:
@@ -118,6 +119,7 @@ class AgentClient:
             include: gitignore patterns of what to keep; empty for everything.
             exclude_caches: leave out caches that can be downloaded again.
             one_file_system: do not descend into other file systems.
+            full: read every file, also those that have not changed since the snapshot before.
             storage: the repository; ``None`` for the agent's configured one.
             request_id: an id that attaches to the operation it started before; ``None`` for a new operation.
 
@@ -131,6 +133,7 @@ class AgentClient:
             include=include,
             exclude_caches=exclude_caches,
             one_file_system=one_file_system,
+            full=full,
             storage=convert.storage_message(storage),
         )
         return await self._start(lambda: _events(self._stub.Snapshot(request)))

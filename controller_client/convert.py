@@ -151,6 +151,8 @@ def result(message: pb.Result) -> model.OperationResult:
         occupation=tuple(
             model.Occupation(CAUSES.get(item.cause, model.Cause.UNKNOWN), item.seconds) for item in message.occupation
         ),
+        unchanged_files=message.unchanged_files,
+        unchanged_bytes=message.unchanged_bytes,
         verify=_verify_report(message.verify) if message.HasField("verify") else None,
     )
 

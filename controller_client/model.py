@@ -291,7 +291,8 @@ class Occupation:
 class OperationResult:
     """What an operation did; it "completed with warnings" if ``warnings`` is not 0.
 
-    ``occupation`` has the largest cause first: that one held the operation back.
+    ``occupation`` has the largest cause first: that one held the operation back. ``unchanged_files`` with
+    ``unchanged_bytes`` of content were not read by a snapshot, as they had not changed since the one before.
     """
 
     snapshot_id: str
@@ -306,6 +307,8 @@ class OperationResult:
     engine_reason: str = ""
     stages: tuple[StageProgress, ...] = ()
     occupation: tuple[Occupation, ...] = ()
+    unchanged_files: int = 0
+    unchanged_bytes: int = 0
     verify: VerifyReport | None = None
 
 

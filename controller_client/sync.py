@@ -111,6 +111,7 @@ class SyncAgentClient:
         include: Sequence[str] = (),
         exclude_caches: bool = False,
         one_file_system: bool = False,
+        full: bool = False,
         storage: model.Storage | None = None,
         request_id: str | None = None,
     ) -> SyncOperationHandle:
@@ -121,6 +122,7 @@ class SyncAgentClient:
             include=include,
             exclude_caches=exclude_caches,
             one_file_system=one_file_system,
+            full=full,
             storage=storage,
             request_id=request_id,
         )

@@ -119,6 +119,7 @@ def _check_snapshot(order: SnapshotOrder, config: Config) -> SnapshotRequest:
         include=order.include,
         exclude_caches=order.exclude_caches,
         one_file_system=order.one_file_system,
+        full=order.full,
     )
 
 

@@ -22,6 +22,7 @@ class SnapshotOrder(msgspec.Struct, frozen=True, tag="snapshot"):
     exclude_caches: bool = False
     one_file_system: bool = False
     storage: StorageConfig | None = None
+    full: bool = False
 
 
 class RestoreOrder(msgspec.Struct, frozen=True, tag="restore"):

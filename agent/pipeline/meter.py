@@ -17,12 +17,24 @@ RATE_SECONDS = 3.0
 
 
 class _Count:
-    __slots__ = ("busy", "bytes", "bytes_total", "entries", "entries_total", "history", "model_bytes")
+    __slots__ = (
+        "busy", "bytes", "entries", "expected_bytes", "expected_entries", "history", "model_bytes", "spared_bytes",
+        "spared_entries",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.bytes = self.entries = self.model_bytes = self.bytes_total = self.entries_total = 0
+        self.bytes = self.entries = self.model_bytes = 0
+        self.expected_bytes = self.expected_entries = self.spared_bytes = self.spared_entries = 0
         self.busy = 0.0
         self.history: deque[tuple[float, int]] = deque()
+
+    @property
+    def bytes_total(self) -> int:
+        return max(self.expected_bytes - self.spared_bytes, 0)
+
+    @property
+    def entries_total(self) -> int:
+        return max(self.expected_entries - self.spared_entries, 0)
 
 
 class Meter:
@@ -53,8 +65,14 @@ class Meter:
     def expect(self, stage: Stage, bytes_total: int = 0, entries_total: int = 0) -> None:
         """Says how much a stage will see in all."""
         with self._lock:
-            self._counts[stage].bytes_total = bytes_total
-            self._counts[stage].entries_total = entries_total
+            self._counts[stage].expected_bytes = bytes_total
+            self._counts[stage].expected_entries = entries_total
+
+    def spare(self, stage: Stage, bytes_: int, entries: int) -> None:
+        """Says that a stage need not see so much of what is, or will be, expected."""
+        with self._lock:
+            self._counts[stage].spared_bytes += bytes_
+            self._counts[stage].spared_entries += entries
 
     def progress(self) -> Progress:
         """Returns where every stage that has begun stands now."""

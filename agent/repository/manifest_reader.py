@@ -80,10 +80,26 @@ class ManifestReader:
             self._table = table
         return self._table
 
+    def section_index(self, number: int) -> pb.SectionIndex:
+        """Returns what the footer says about one section of entries."""
+        return self._entries[number]
+
+    def stored_section(self, number: int) -> bytes:
+        """Returns one section of entries as it is stored."""
+        return self._stored(self._entries[number])
+
+    def entry_messages(self, number: int) -> Sequence[pb.ManifestEntry]:
+        """Returns the messages of one section of entries; what they say is not checked."""
+        index = self._entries[number]
+        found = _parse(pb.EntrySection(), self._read(index)).entries
+        if len(found) != index.count:
+            raise DataLossError("the manifest is damaged: a section has another number of entries than its index says")
+        return found
+
     def section(self, number: int) -> list[Entry]:
         """Returns the entries of one section, checked one by one."""
         chunks = self.chunks()
-        entries = [messages.entry_from_pb(item) for item in self._messages(number)]
+        entries = [messages.entry_from_pb(item) for item in self.entry_messages(number)]
         for entry in entries:
             validate.check_entry(entry, chunks)
         return entries
@@ -111,7 +127,7 @@ class ManifestReader:
         """Yields ``count`` entries from a place on; only for entries that were checked before, by ``entries``."""
         number, position = first.section, first.position
         while count > 0 and number < len(self._entries):
-            part = self._messages(number)[position : position + count]
+            part = self.entry_messages(number)[position : position + count]
             yield from map(messages.entry_from_pb, part)
             count -= len(part)
             number, position = number + 1, 0
@@ -120,7 +136,7 @@ class ManifestReader:
         """Returns the entries of one section that are of some types; only for entries that were checked before."""
         return [
             messages.entry_from_pb(message)
-            for message in self._messages(number)
+            for message in self.entry_messages(number)
             if messages.type_from_pb(message) in types
         ]
 
@@ -146,10 +162,10 @@ class ManifestReader:
             found.extend(messages.warning_from_pb(item) for item in section.warnings)
         return found[:limit]
 
-    def _messages(self, number: int) -> Sequence[pb.ManifestEntry]:
-        return _parse(pb.EntrySection(), self._read(self._entries[number])).entries
-
     def _read(self, index: pb.SectionIndex) -> bytes:
+        return layout.decompress(self._stored(index), index.raw_size)
+
+    def _stored(self, index: pb.SectionIndex) -> bytes:
         if index.raw_size > layout.MAX_SECTION_SIZE or index.stored_size > index.raw_size:
             raise DataLossError("the manifest is damaged: a section claims an impossible size")
         if index.offset + index.stored_size > self._size:
@@ -157,7 +173,7 @@ class ManifestReader:
         stored = self._read_at(index.offset, index.stored_size)
         if blake3(stored).digest() != index.hash:
             raise DataLossError("the manifest is damaged: a section does not match its hash")
-        return layout.decompress(stored, index.raw_size)
+        return stored
 
 
 def _parse(message: _M, raw: bytes) -> _M:

@@ -54,7 +54,17 @@ def entry_to_pb(entry: Entry) -> pb.ManifestEntry:
         model=entry.model,
         ctime_ns=entry.ctime_ns,
         inode=entry.inode,
+        device=entry.device,
     )
+
+
+def facts_from_pb(message: pb.ManifestEntry) -> tuple[int, int, int, int, int]:
+    """Returns the size, mtime_ns, ctime_ns, inode and device of an entry.
+
+    Raises:
+        DataLossError: its time is none.
+    """
+    return message.size, _mtime_ns(message), message.ctime_ns, message.inode, message.device
 
 
 def type_from_pb(message: pb.ManifestEntry) -> EntryType:
@@ -75,16 +85,13 @@ def entry_from_pb(message: pb.ManifestEntry) -> Entry:
     Raises:
         DataLossError: its type is not known, or its time is none.
     """
-    kind = type_from_pb(message)
-    if message.mtime_nanos >= _SECOND:
-        raise DataLossError(f"the manifest gives {message.path!r} an impossible time")
     return Entry(
         message.path,
-        kind,
+        type_from_pb(message),
         message.mode,
         message.uid,
         message.gid,
-        message.mtime_seconds * _SECOND + message.mtime_nanos,
+        _mtime_ns(message),
         message.size,
         message.link_target,
         message.hard_link_group,
@@ -100,7 +107,15 @@ def entry_from_pb(message: pb.ManifestEntry) -> Entry:
         message.model,
         message.ctime_ns,
         message.inode,
+        message.device,
     )
+
+
+def _mtime_ns(message: pb.ManifestEntry) -> int:
+    nanos = message.mtime_nanos
+    if nanos >= _SECOND:
+        raise DataLossError(f"the manifest gives {message.path!r} an impossible time")
+    return message.mtime_seconds * _SECOND + nanos
 
 
 def chunk_to_pb(chunk: Chunk) -> pb.ManifestChunk:
@@ -157,6 +172,7 @@ def summary_to_pb(summary: SnapshotSummary, format_version: int) -> pb.ManifestF
         raw_bytes=summary.raw_bytes,
         stored_bytes=summary.stored_bytes,
         warnings=summary.warnings,
+        last_hard_link_group=summary.last_hard_link_group,
     )
 
 
@@ -182,4 +198,5 @@ def summary_from_pb(footer: pb.ManifestFooter) -> SnapshotSummary:
         raw_bytes=footer.raw_bytes,
         stored_bytes=footer.stored_bytes,
         warnings=footer.warnings,
+        last_hard_link_group=footer.last_hard_link_group,
     )

@@ -61,6 +61,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
         data_size: bytes of content that are stored.
         segments: segment chunks that follow a large file's header chunk.
         model: whether the scan told it to be a model.
+        ctime_ns, inode, device: as they were when it was read; ``device`` is 0 if that is not sure.
     """
 
     path: bytes
@@ -84,6 +85,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     model: bool = False
     ctime_ns: int = 0
     inode: int = 0
+    device: int = 0
 
 
 class Chunk(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -105,7 +107,7 @@ class ManifestWarning(msgspec.Struct, frozen=True):
 
 
 class SnapshotSummary(msgspec.Struct, frozen=True):
-    """A snapshot as its manifest's footer describes it."""
+    """A snapshot as its manifest's footer describes it; no ``hard_link_group`` is above ``last_hard_link_group``."""
 
     id: str
     parent: str
@@ -119,6 +121,7 @@ class SnapshotSummary(msgspec.Struct, frozen=True):
     raw_bytes: int
     stored_bytes: int
     warnings: int
+    last_hard_link_group: int = 0
 
 
 def order(path: bytes) -> bytes:

@@ -101,6 +101,7 @@ def snapshot_order(request: pb.SnapshotRequest, configured: StorageConfig) -> Sn
         include=tuple(request.include),
         exclude_caches=request.exclude_caches,
         one_file_system=request.one_file_system,
+        full=request.full,
         storage=storage(request.storage, configured) if request.HasField("storage") else None,
     )
 
@@ -319,6 +320,8 @@ def result(value: events.OperationResult) -> pb.Result:
         stages=[stage_progress(stage) for stage in value.stages],
         occupation=[pb.Occupation(cause=CAUSES[item.cause], seconds=item.seconds) for item in value.occupation],
         verify=verify_report(value.verify) if value.verify is not None else None,
+        unchanged_files=value.unchanged_files,
+        unchanged_bytes=value.unchanged_bytes,
     )
 
 

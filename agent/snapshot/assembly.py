@@ -6,12 +6,14 @@ import threading
 
 import msgspec
 
-from agent.events import ClassTotals, ScanTotals
+from agent.events import ScanTotals
 from agent.pipeline.crew import Allowance
 from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Entry, EntryType, ManifestWarning
 from agent.snapshot.sink import ChunkRef
+from agent.snapshot.tally import Tally
+from agent.snapshot.unchanged import UnchangedRun
 
 MAX_KEPT_WARNINGS = 10_000
 """The manifest keeps no more warnings; all are counted."""
@@ -29,6 +31,18 @@ class Piece(msgspec.Struct, frozen=True):
     entries: list[Entry]
     planned: int
     dropped_groups: frozenset[int] = frozenset()
+
+
+class KeptPiece(msgspec.Struct, frozen=True):
+    """An unchanged run of the parent, with its chunks."""
+
+    chunks: list[ChunkRef]
+    run: UnchangedRun
+
+    @property
+    def planned(self) -> int:
+        """As in ``Piece``."""
+        return len(self.run.saved)
 
 
 class SnapshotWarnings(Warnings):
@@ -53,15 +67,14 @@ class Assembly:
         self._allowance = allowance
         self._warnings = warnings
         self._lock = threading.Lock()
-        self._waiting: dict[int, Piece] = {}
+        self._waiting: dict[int, Piece | KeptPiece] = {}
         self._next = 0
         self._dropped_groups: set[int] = set()
-        self._counts = {EntryType.DIRECTORY: 0, EntryType.SYMLINK: 0, EntryType.HARD_LINK: 0}
-        self._entries = 0
-        self._files = {True: [0, 0], False: [0, 0]}
+        self._tally = Tally()
+        self._unchanged = Tally()
         self.chunks: list[ChunkRef] = []
 
-    def place(self, number: int, piece: Piece) -> None:
+    def place(self, number: int, piece: Piece | KeptPiece) -> None:
         """Takes the piece that is ``number`` in archive order, from 0."""
         with self._lock:
             self._waiting[number] = piece
@@ -73,28 +86,36 @@ class Assembly:
     @property
     def totals(self) -> ScanTotals:
         """What the snapshot holds; final once every piece was placed."""
-        return ScanTotals(
-            entries=self._entries,
-            directories=self._counts[EntryType.DIRECTORY],
-            links=self._counts[EntryType.SYMLINK] + self._counts[EntryType.HARD_LINK],
-            models=ClassTotals(*self._files[True]),
-            other=ClassTotals(*self._files[False]),
-            complete=True,
-        )
+        return self._tally.totals(complete=True)
 
-    def _append(self, piece: Piece) -> None:
+    @property
+    def unchanged(self) -> ScanTotals:
+        """What of it was not read."""
+        return self._unchanged.totals(complete=True)
+
+    def _append(self, piece: Piece | KeptPiece) -> None:
         first_chunk = len(self.chunks)
         self.chunks.extend(piece.chunks)
+        if isinstance(piece, KeptPiece):
+            self._append_kept(piece.run, first_chunk)
+            return
         self._dropped_groups |= piece.dropped_groups
         for entry in piece.entries:
-            if entry.type is EntryType.HARD_LINK and entry.hard_link_group in self._dropped_groups:
-                self._warnings.add("FILE_VANISHED", "the file it is a link to could not be saved", entry.path)
-                continue
-            self._writer.add_entry(entry, first_chunk)
-            self._entries += 1
-            if entry.type is EntryType.FILE:
-                files = self._files[entry.model]
-                files[0] += 1
-                files[1] += entry.data_size
-            elif entry.type in self._counts:
-                self._counts[entry.type] += 1
+            self._append_entry(entry, first_chunk)
+
+    def _append_kept(self, run: UnchangedRun, first_chunk: int) -> None:
+        shift = first_chunk - run.saved[0].chunk
+        if self._dropped_groups and run.links_to(self._dropped_groups):
+            for saved in run.saved:
+                self._append_entry(msgspec.structs.replace(saved.entry(), chunk=0), first_chunk)
+            return
+        self._writer.add_saved(run.saved[0].number, len(run.saved), shift)
+        self._tally.add_all(run.totals)
+        self._unchanged.add_all(run.totals)
+
+    def _append_entry(self, entry: Entry, first_chunk: int) -> None:
+        if entry.type is EntryType.HARD_LINK and entry.hard_link_group in self._dropped_groups:
+            self._warnings.add("FILE_VANISHED", "the file it is a link to could not be saved", entry.path)
+            return
+        self._writer.add_entry(entry, first_chunk)
+        self._tally.add(entry)

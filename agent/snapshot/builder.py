@@ -27,6 +27,7 @@ from agent.snapshot.source import (
     refreshed,
     same_content,
     unreadable,
+    unsure,
 )
 from agent.snapshot.task import BuiltPack, BuiltSegment, Stored
 from agent.storage.engine import Outgoing
@@ -185,6 +186,7 @@ class ChunkBuilder:
             if not is_torn:
                 break
         if is_torn:
+            entry = unsure(entry)
             self._problems.append(changed(entry.path))
         self._buffer[position:start] = header
         stop = position + len(header) + padded(entry.data_size)

@@ -22,7 +22,7 @@ from agent.snapshot.assembly import Assembly, Piece
 from agent.snapshot.builder import ChunkBuilding
 from agent.snapshot.plan import PackPlan
 from agent.snapshot.sink import ChunkRef, ChunkSink
-from agent.snapshot.source import READ_ATTEMPTS, changed, refreshed, same_content, unreadable
+from agent.snapshot.source import READ_ATTEMPTS, changed, refreshed, same_content, unreadable, unsure
 from agent.snapshot.task import BuiltPack, BuiltSegment
 
 _T = TypeVar("_T")
@@ -149,6 +149,7 @@ class Packer:
             for index in range(len(file.segments)):
                 self._read_segment(file, index)
         if file.has_changed():
+            file.entry = unsure(file.entry)
             self._warn([changed(file.entry.path)])
         return file
 

@@ -17,6 +17,7 @@ class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot"):
         include: gitignore patterns of what to keep; empty for everything.
         exclude_caches: leave out caches that can be downloaded again.
         one_file_system: do not descend into other file systems.
+        full: read every file, also those that have not changed since the parent.
     """
 
     workspace: bytes
@@ -28,3 +29,4 @@ class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot"):
     include: tuple[str, ...] = ()
     exclude_caches: bool = False
     one_file_system: bool = False
+    full: bool = False

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 from agent import __version__
 from agent.events import Cause, ChunkKind, Emit, OperationResult, ScanTotals, Stage
@@ -19,28 +18,27 @@ from agent.pipeline.occupation import Occupations
 from agent.pipeline.worker_processes import WorkerProcesses
 from agent.repository import keys
 from agent.repository.manifest_writer import ManifestWriter
-from agent.repository.model import Chunk, Entry, SnapshotSummary
+from agent.repository.model import Chunk, SnapshotSummary
 from agent.repository.repository import Repository
 from agent.repository.tar import END_OF_ARCHIVE
-from agent.snapshot.assembly import Assembly, SnapshotWarnings
+from agent.snapshot.assembly import Assembly, KeptPiece, SnapshotWarnings
 from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.filters import Filter
 from agent.snapshot.known import read_known
 from agent.snapshot.packer import LargeFile, Packer, PackTask, SegmentTask
+from agent.snapshot.parent import open_parent
 from agent.snapshot.plan import LargePlan, PackPlan, plan
 from agent.snapshot.remote import MODULE, RemoteBuilder
 from agent.snapshot.request import SnapshotRequest
 from agent.snapshot.scan import Scanner
+from agent.snapshot.scan_ahead import ScanAhead
 from agent.snapshot.sink import ChunkSink
 from agent.snapshot.source import open_file
+from agent.snapshot.unchanged import UnchangedRun, reliable
 from agent.storage.engine import TransferEngine
 from agent.storage.open import engine_reason, open_store, running_engine
 
 STAGES = (Stage.SCAN, Stage.PACK, Stage.COMPRESS, Stage.UPLOAD, Stage.COMMIT)
-
-SCAN_BATCH = 256
-SCAN_BATCHES_AHEAD = 128
-"""The scan runs ahead by at most 32,768 entries (about 20 MB), so the totals of most workspaces are known early."""
 
 SMALL_BYTES = 64 << 20
 SMALL_ENTRIES = 2000
@@ -66,7 +64,7 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
             running_engine(request.storage, request.transfer, request.staging_dir) as engine,
             contextlib.closing(WorkerProcesses(MODULE, 0)) as processes,
         ):
-            return _Snapshot(request, chosen, repository, engine, processes, emit, cancel).run()
+            return _Snapshot(request, repository, engine, processes, emit, cancel).run(chosen)
     finally:
         store.close()
 
@@ -77,7 +75,6 @@ class _Snapshot:
     def __init__(
         self,
         request: SnapshotRequest,
-        chosen: Filter,
         repository: Repository,
         engine: TransferEngine,
         processes: WorkerProcesses,
@@ -96,8 +93,6 @@ class _Snapshot:
         self._occupations = Occupations()
         self._processes = processes
         self._crew = Crew(cancel, on_stop=self._stop)
-        self._scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings)
-        self._batches: Channel[list[Entry] | None] = Channel(self._crew, SCAN_BATCHES_AHEAD)
         self._workers = worker_count(request.transfer.workers)
         # A small workspace is saved sooner than processes start.
         self._uses_processes = self._workers > 1 and request.transfer.workers > 0
@@ -105,24 +100,29 @@ class _Snapshot:
         self._tasks: Channel[PackTask | SegmentTask | None] = Channel(self._crew, 2 * self._workers)
         self._allowance = Allowance(self._crew, ENTRIES_IN_FLIGHT)
 
-    def run(self) -> OperationResult:
+    def run(self, chosen: Filter) -> OperationResult:
         """Runs the pipeline and commits."""
         with local_errors("the snapshot stopped at a local file"), self._crew.work():
             root_fd = os.open(self._request.workspace, DIRECTORY_FLAGS)
             try:
                 with Reporter(self._meter, self._emit):
-                    return self._run(root_fd)
+                    return self._run(root_fd, chosen)
             finally:
                 os.close(root_fd)
 
-    def _run(self, root_fd: int) -> OperationResult:
-        manifest_path = os.path.join(self._request.staging_dir, "manifest")
-        known = read_known(self._repository, self._host, self._request.workspace, self._warnings)
+    def _run(self, root_fd: int, chosen: Filter) -> OperationResult:
+        request = self._request
+        manifest_path = os.path.join(request.staging_dir, "manifest")
+        known = read_known(self._repository, self._host, request.workspace, self._warnings)
+        before = "" if request.full else known.parent
+        parent = open_parent(self._repository, before, manifest_path + ".parent", self._warnings)
+        scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings, parent)
+        scan = ScanAhead(scanner, parent, self._crew, self._meter, self._emit)
         sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._occupations, self._emit)
         with open(manifest_path, "xb") as file:
-            writer = ManifestWriter(file)
+            writer = ManifestWriter(file, parent.manifest if parent is not None else None)
             assembly = Assembly(writer, self._allowance, self._warnings)
-            self._move(root_fd, sink, assembly)
+            self._move(root_fd, scan, sink, assembly)
             with Stopwatch() as watch:
                 end = sink.put_small(END_OF_ARCHIVE, ChunkKind.END)
                 with Stopwatch() as last_uploads:
@@ -130,7 +130,7 @@ class _Snapshot:
                 # No thread works any more: all of them would wait for the store.
                 self._occupations.add(Cause.STORE, last_uploads.seconds * self._workers)
                 table = sink.table([*assembly.chunks, end])
-                summary = self._summary(table, assembly.totals, known.parent)
+                summary = self._summary(table, assembly.totals, known.parent, scanner.last_hard_link_group)
                 writer.finish(summary, table, self._warnings.kept)
         with watch:
             self._commit(manifest_path, table)
@@ -149,49 +149,26 @@ class _Snapshot:
             engine_reason=engine_reason(self._request.storage, self._request.transfer),
             occupation=self._occupations.totals(),
             stages=self._meter.stages(),
+            unchanged_files=assembly.unchanged.files,
+            unchanged_bytes=assembly.unchanged.bytes,
         )
 
-    def _move(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
-        self._crew.start("scan", self._scan)
-        self._crew.start("plan", lambda: self._plan(root_fd, sink, assembly))
+    def _move(self, root_fd: int, scan: ScanAhead, sink: ChunkSink, assembly: Assembly) -> None:
+        self._crew.start("scan", scan.scan)
+        self._crew.start("plan", lambda: self._plan(root_fd, scan, sink, assembly))
         for number in range(self._workers):
             self._crew.start(f"pack-{number}", lambda: self._pack(root_fd, sink, assembly))
         self._crew.join()
 
-    def _scan(self) -> None:
-        batch: list[Entry] = []
-        watch = Stopwatch()
-        entries = self._scanner.entries()
-        while True:
-            with watch:
-                batch = []
-                for entry in entries:
-                    batch.append(entry)
-                    if len(batch) == SCAN_BATCH:
-                        break
-            if not batch:
-                break
-            self._meter.add(Stage.SCAN, entries=len(batch), busy_seconds=watch.seconds)
-            self._batches.put(batch)
-        totals = self._scanner.totals
-        self._expect(totals)
-        self._emit(totals)
-        self._batches.put(None)
-
-    def _expect(self, totals: ScanTotals) -> None:
-        content = totals.models.bytes + totals.other.bytes
-        self._meter.expect(Stage.SCAN, entries_total=totals.entries)
-        self._meter.expect(Stage.PACK, content, totals.entries)
-
-    def _scanned(self) -> Iterator[Entry]:
-        while (batch := self._batches.get()) is not None:
-            yield from batch
-
-    def _plan(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
+    def _plan(self, root_fd: int, scan: ScanAhead, sink: ChunkSink, assembly: Assembly) -> None:
         # Only for large files that cannot be opened or have no content: those never reach a packing thread.
         packer = self._packer(root_fd, sink, assembly)
         with Beneath(root_fd) as beneath:
-            for number, planned in enumerate(plan(self._scanned(), self._request.scan.large_file_size)):
+            found = reliable(scan.found(), sink.has)
+            for number, planned in enumerate(plan(found, self._request.scan.large_file_size)):
+                if isinstance(planned, UnchangedRun):
+                    self._keep(number, planned, sink, assembly)
+                    continue
                 self._grow(planned)
                 if isinstance(planned, PackPlan):
                     self._allowance.take(len(planned.entries))
@@ -210,6 +187,11 @@ class _Snapshot:
         for _ in range(self._workers):
             self._tasks.put(None)
         packer.close()
+
+    def _keep(self, number: int, run: UnchangedRun, sink: ChunkSink, assembly: Assembly) -> None:
+        self._allowance.take(len(run.saved))
+        self._meter.spare(Stage.PACK, run.totals.bytes, len(run.saved))
+        assembly.place(number, KeptPiece(sink.reuse(run.chunks), run))
 
     def _grow(self, planned: PackPlan | LargePlan) -> None:
         """Has worker processes started once the workspace turns out to be worth them."""
@@ -253,7 +235,7 @@ class _Snapshot:
         self._processes.abort()
         self._engine.abort()
 
-    def _summary(self, table: list[Chunk], totals: ScanTotals, parent: str) -> SnapshotSummary:
+    def _summary(self, table: list[Chunk], totals: ScanTotals, parent: str, last_group: int) -> SnapshotSummary:
         return SnapshotSummary(
             id=self._id,
             parent=parent,
@@ -267,6 +249,7 @@ class _Snapshot:
             raw_bytes=sum(chunk.raw_size for chunk in table),
             stored_bytes=sum({chunk.id: chunk.stored_size for chunk in table}.values()),
             warnings=self._warnings.count,
+            last_hard_link_group=last_group,
         )
 
     def _commit(self, manifest_path: str, table: list[Chunk]) -> None:

@@ -11,11 +11,12 @@ import msgspec
 
 from agent.config.model import ScanConfig
 from agent.errors import GpusnapError, LocalPermissionError, PathNotFoundError
-from agent.events import ClassTotals, ScanTotals
 from agent.pipeline.warnings import Warnings
 from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
+from agent.repository.manifest_walk import SavedEntry
 from agent.repository.model import Entry, EntryType
 from agent.snapshot.filters import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE, Filter
+from agent.snapshot.parent import Parent
 from agent.snapshot.sparse import extents_of, may_be_sparse
 
 MAX_XATTR_BYTES = 1 << 20
@@ -31,41 +32,45 @@ _SPECIAL = {
 }
 
 
+Found = Entry | SavedEntry
+"""What the scan finds: a new entry, or one of the parent that has not changed since."""
+
+
 class Scanner:
     """One walk over one workspace. Sockets are left out: they hold nothing that could be saved.
 
+    Args:
+        root: the workspace.
+        chosen: what is kept.
+        config: what is told apart.
+        one_file_system: whether other file systems are left out.
+        warnings: told about what cannot be read.
+        parent: the snapshot before, to find what has not changed since; ``None`` to find everything anew.
+
     Attributes:
-        totals: what was found so far; final once ``entries`` is exhausted.
+        last_hard_link_group: the highest number of a group of hard links so far, those of the parent included.
     """
 
     def __init__(
-        self, root: bytes, chosen: Filter, config: ScanConfig, one_file_system: bool, warnings: Warnings
+        self,
+        root: bytes,
+        chosen: Filter,
+        config: ScanConfig,
+        one_file_system: bool,
+        warnings: Warnings,
+        parent: Parent | None = None,
     ) -> None:
         self._root = root
         self._filter = chosen
         self._suffixes = tuple(suffix.encode() for suffix in config.model_suffixes)
         self._one_file_system = one_file_system
         self._warnings = warnings
+        self._parent = parent
         # Names of hard-linked entries that are still to come: (device, inode) -> group, first path, names left.
         self._groups: dict[tuple[int, int], tuple[int, bytes, int]] = {}
-        self._group_count = 0
-        self._entries = self._directories = self._links = 0
-        self._model_files = self._model_bytes = self._other_files = self._other_bytes = 0
-        self._complete = False
+        self.last_hard_link_group = parent.last_hard_link_group if parent is not None else 0
 
-    @property
-    def totals(self) -> ScanTotals:
-        """What was found so far."""
-        return ScanTotals(
-            entries=self._entries,
-            directories=self._directories,
-            links=self._links,
-            models=ClassTotals(self._model_files, self._model_bytes),
-            other=ClassTotals(self._other_files, self._other_bytes),
-            complete=self._complete,
-        )
-
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[Found]:
         """Yields every entry that is kept, directories before what they hold.
 
         Raises:
@@ -77,11 +82,11 @@ class Scanner:
         except OSError as error:
             raise _unreadable_root(self._root, error) from error
         self._device = facts.st_dev
-        yield self._count(self._entry(b"", self._root, facts, EntryType.DIRECTORY))
+        yield self._found(b"", self._root, facts)
         # A stack and not recursion: trees may be deeper than Python's frames. With include patterns a directory is
         # held back until something below it is kept.
         stack = [(b"", iter([child for child in children if not child.name.startswith(WORK_FOLDER_PREFIX)]))]
-        held: list[Entry | None] = [None]
+        held: list[Found | None] = [None]
         while stack:
             prefix, rest = stack[-1]
             found = next(rest, None)
@@ -100,15 +105,14 @@ class Scanner:
             if self._filter.selects:
                 for level, waiting in enumerate(held):
                     if waiting is not None:
-                        yield self._count(waiting)
+                        yield waiting
                         held[level] = None
-            yield self._count(entry)
+            yield entry
             if is_directory:
                 stack.append((entry.path + b"/", self._below(entry, found)))
                 held.append(None)
-        self._complete = True
 
-    def _below(self, entry: Entry, found: os.DirEntry[bytes]) -> Iterator[os.DirEntry[bytes]]:
+    def _below(self, entry: Found, found: os.DirEntry[bytes]) -> Iterator[os.DirEntry[bytes]]:
         children: list[os.DirEntry[bytes]] = []
         if not self._one_file_system or found.stat(follow_symlinks=False).st_dev == self._device:
             try:
@@ -126,22 +130,36 @@ class Scanner:
                 return tag
         return children
 
-    def _examine(self, path: bytes, found: os.DirEntry[bytes]) -> Entry | None:
+    def _examine(self, path: bytes, found: os.DirEntry[bytes]) -> Found | None:
         try:
             # Asked before hard links are told: the first name of a group must be one that is kept.
             if self._filter.leaves_out and not self._is_kept(path, found.is_dir(follow_symlinks=False)):
                 return None
             facts = found.stat(follow_symlinks=False)
-            if stat.S_ISDIR(facts.st_mode):
-                return self._entry(path, found.path, facts, EntryType.DIRECTORY)
-            if stat.S_ISSOCK(facts.st_mode):
-                return None
-            if facts.st_nlink == 1:
-                return self._first_name(path, found.path, facts)
-            return self._one_of_several_names(path, found.path, facts)
+            return None if stat.S_ISSOCK(facts.st_mode) else self._found(path, found.path, facts)
         except OSError as error:
             self._unreadable(path, error)
             return None
+
+    def _found(self, path: bytes, full: bytes, facts: os.stat_result) -> Found:
+        saved = self._parent.find(path) if self._parent is not None else None
+        if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
+            return self._one_of_several_names(path, full, facts, saved)
+        return self._untouched(saved, facts) or self._or_same(saved, self._only_name(path, full, facts))
+
+    def _untouched(self, saved: SavedEntry | None, facts: os.stat_result, group: int = 0) -> SavedEntry | None:
+        """Returns what the parent has of an entry if that still says everything, its class and its group too."""
+        if saved is None or self._parent is None or not self._parent.is_untouched(saved, facts):
+            return None
+        if saved.hard_link_group != group:
+            return None
+        is_told_alike = saved.type is not EntryType.FILE or saved.model == saved.path.lower().endswith(self._suffixes)
+        return saved if is_told_alike else None
+
+    def _or_same(self, saved: SavedEntry | None, entry: Entry) -> Found:
+        """Returns what the parent has of an entry if nothing but its inode is another, and else the entry."""
+        is_same = saved is not None and self._parent is not None and self._parent.is_same(saved, entry)
+        return saved if saved is not None and is_same else entry
 
     def _is_kept(self, path: bytes, is_directory: bool) -> bool:
         """Says whether the patterns keep an entry; a directory also for what may be below it."""
@@ -149,9 +167,11 @@ class Scanner:
             is_directory or self._filter.includes(path, is_directory)
         )
 
-    def _first_name(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
+    def _only_name(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
         if stat.S_ISREG(facts.st_mode):
             return self._file(path, full, facts)
+        if stat.S_ISDIR(facts.st_mode):
+            return self._entry(path, full, facts, EntryType.DIRECTORY)
         if stat.S_ISLNK(facts.st_mode):
             entry = self._entry(path, full, facts, EntryType.SYMLINK)
             return msgspec.structs.replace(entry, link_target=os.readlink(full))
@@ -159,18 +179,20 @@ class Scanner:
         major, minor = os.major(facts.st_rdev), os.minor(facts.st_rdev)
         return msgspec.structs.replace(entry, device_major=major, device_minor=minor)
 
-    def _one_of_several_names(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
+    def _one_of_several_names(self, path: bytes, full: bytes, facts: os.stat_result, saved: SavedEntry | None) -> Found:
         key = (facts.st_dev, facts.st_ino)
         known = self._groups.pop(key, None)
         if known is None:
-            # Only a name that could be read becomes the one that others link to.
-            entry = self._first_name(path, full, facts)
-            self._group_count += 1
-            self._groups[key] = (self._group_count, path, facts.st_nlink - 1)
-            return msgspec.structs.replace(entry, hard_link_group=self._group_count)
+            entry = self._first_name(path, full, facts, saved)
+            self._groups[key] = (entry.hard_link_group, path, facts.st_nlink - 1)
+            return entry
         group, first, left = known
         if left > 1:
             self._groups[key] = (group, first, left - 1)
+        if saved is not None and saved.type is EntryType.HARD_LINK and saved.link_target == first:
+            untouched = self._untouched(saved, facts, group)
+            if untouched is not None:
+                return untouched
         return Entry(
             path=path,
             type=EntryType.HARD_LINK,
@@ -182,10 +204,22 @@ class Scanner:
             hard_link_group=group,
             ctime_ns=facts.st_ctime_ns,
             inode=facts.st_ino,
+            device=facts.st_dev,
         )
+
+    def _first_name(self, path: bytes, full: bytes, facts: os.stat_result, saved: SavedEntry | None) -> Found:
+        """Only a name that could be read becomes the one that others link to."""
+        if saved is not None and saved.hard_link_group and saved.type is not EntryType.HARD_LINK:
+            untouched = self._untouched(saved, facts, saved.hard_link_group)
+            if untouched is not None:
+                return untouched
+        entry = self._only_name(path, full, facts)
+        self.last_hard_link_group += 1
+        return msgspec.structs.replace(entry, hard_link_group=self.last_hard_link_group)
 
     def _file(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
         size = facts.st_size
+        xattrs = self._xattrs(path, full)
         entry = Entry(
             path=path,
             type=EntryType.FILE,
@@ -194,15 +228,17 @@ class Scanner:
             gid=facts.st_gid,
             mtime_ns=facts.st_mtime_ns,
             size=size,
-            xattrs=self._xattrs(path, full),
+            xattrs=xattrs or (),
             data_size=size,
             model=path.lower().endswith(self._suffixes),
             ctime_ns=facts.st_ctime_ns,
             inode=facts.st_ino,
+            device=facts.st_dev if xattrs is not None else 0,
         )
         return _with_extents(entry, full) if may_be_sparse(facts) else entry
 
     def _entry(self, path: bytes, full: bytes, facts: os.stat_result, kind: EntryType) -> Entry:
+        xattrs = self._xattrs(path, full)
         return Entry(
             path=path,
             type=kind,
@@ -210,12 +246,14 @@ class Scanner:
             uid=facts.st_uid,
             gid=facts.st_gid,
             mtime_ns=facts.st_mtime_ns,
-            xattrs=self._xattrs(path, full),
+            xattrs=xattrs or (),
             ctime_ns=facts.st_ctime_ns,
             inode=facts.st_ino,
+            device=facts.st_dev if xattrs is not None else 0,
         )
 
-    def _xattrs(self, path: bytes, full: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    def _xattrs(self, path: bytes, full: bytes) -> tuple[tuple[bytes, bytes], ...] | None:
+        """Returns the attributes, or None if they are left out: the next snapshot must look, and warn, again."""
         try:
             names = os.listxattr(full, follow_symlinks=False)
             if not names:
@@ -231,23 +269,8 @@ class Scanner:
             return ()
         if sum(len(name) + len(value) for name, value in pairs) > MAX_XATTR_BYTES:
             self._warnings.add("XATTRS_TOO_LARGE", "extended attributes of over 1 MiB were left out", path)
-            return ()
+            return None
         return tuple(pairs)
-
-    def _count(self, entry: Entry) -> Entry:
-        self._entries += 1
-        if entry.type is EntryType.FILE:
-            if entry.model:
-                self._model_files += 1
-                self._model_bytes += entry.data_size
-            else:
-                self._other_files += 1
-                self._other_bytes += entry.data_size
-        elif entry.type is EntryType.DIRECTORY:
-            self._directories += 1
-        elif entry.type in (EntryType.SYMLINK, EntryType.HARD_LINK):
-            self._links += 1
-        return entry
 
     def _unreadable(self, path: bytes, error: OSError) -> None:
         if error.errno == errno.ENOENT:

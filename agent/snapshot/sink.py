@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 
 import msgspec
@@ -101,6 +101,17 @@ class ChunkSink:
             return Stored(len(stored), 0.0, 0.0)
 
         return self.put(chunk, 0.0, store)
+
+    def has(self, chunks: Iterable[Chunk]) -> bool:
+        """Says whether chunks of an earlier snapshot can be relied on, so that what they hold need not be read."""
+        with self._lock:
+            return all(chunk.id in self._stored_sizes for chunk in chunks)
+
+    def reuse(self, chunks: Iterable[Chunk]) -> list[ChunkRef]:
+        """Takes chunks of an earlier snapshot, which ``has`` said can be relied on."""
+        for chunk in chunks:
+            self._emit(ChunkFinished(chunk.id.hex(), chunk.kind, chunk.raw_size, chunk.stored_size, reused=True))
+        return [ChunkRef(chunk.id, chunk.raw_size, chunk.kind) for chunk in chunks]
 
     def wait(self) -> None:
         """Waits until the store has confirmed every chunk.

@@ -38,8 +38,12 @@ def open_file(beneath: Beneath, path: bytes) -> int:
 
 
 def refreshed(entry: Entry, fd: int, facts: os.stat_result) -> Entry:
-    """Returns the entry with what ``fstat`` says now; the same entry if nothing changed since."""
-    if facts.st_ctime_ns == entry.ctime_ns and facts.st_mtime_ns == entry.mtime_ns and facts.st_size == entry.size:
+    """Returns the entry with what ``fstat`` says now; the same entry if nothing changed since.
+
+    One that changed is not sure: its attributes and its other names are still those of the scan.
+    """
+    now = (facts.st_ino, facts.st_ctime_ns, facts.st_mtime_ns, facts.st_size)
+    if now == (entry.inode, entry.ctime_ns, entry.mtime_ns, entry.size):
         return entry
     size = facts.st_size
     extents = extents_of(fd, size) if may_be_sparse(facts) else None
@@ -50,11 +54,18 @@ def refreshed(entry: Entry, fd: int, facts: os.stat_result) -> Entry:
         gid=facts.st_gid,
         mtime_ns=facts.st_mtime_ns,
         ctime_ns=facts.st_ctime_ns,
+        inode=facts.st_ino,
         size=size,
         sparse=extents is not None,
         extents=extents or (),
         data_size=size if extents is None else sum(extent.length for extent in extents),
+        device=0,
     )
+
+
+def unsure(entry: Entry) -> Entry:
+    """Returns an entry that the next snapshot reads again, whatever it looks like then."""
+    return msgspec.structs.replace(entry, device=0)
 
 
 def changed(path: bytes) -> ManifestWarning:

@@ -75,6 +75,7 @@ def _snapshot(arguments: Namespace, storage: Storage | None) -> Command:
         include=_texts(arguments.include, "--include"),
         exclude_caches=arguments.exclude_caches,
         one_file_system=arguments.one_file_system,
+        full=arguments.full,
         storage=storage,
         request_id=arguments.request_id,
         detach=arguments.detach,

@@ -91,7 +91,10 @@ def summary(result: OperationResult) -> str:
     size = totals.bytes or result.raw_bytes
     took = f"{units.count(totals.files, 'file')}, {units.size(size)} in {units.duration(result.seconds)}"
     speed = f" ({units.rate(size / result.seconds)})" if size and result.seconds > 0 else ""
-    parts = [took + speed, _moved(result)]
+    parts = [took + speed]
+    if result.unchanged_files:
+        parts.append(f"{units.count(result.unchanged_files, 'unchanged file')} not read")
+    parts.append(_moved(result))
     if result.engine:
         parts.append(f"engine {show_text(result.engine)}")
     if result.occupation:

@@ -25,6 +25,7 @@ class SnapshotCommand:
     include: tuple[str, ...] = ()
     exclude_caches: bool = False
     one_file_system: bool = False
+    full: bool = False
     storage: Storage | None = None
     request_id: str | None = None
     detach: bool = False
@@ -37,6 +38,7 @@ class SnapshotCommand:
             include=self.include,
             exclude_caches=self.exclude_caches,
             one_file_system=self.one_file_system,
+            full=self.full,
             storage=self.storage,
             request_id=self.request_id,
         )

@@ -117,6 +117,7 @@ def _add_operations(commands: _Commands[_Parser]) -> None:
         help="leave out what can be downloaded again: CACHEDIR.TAG, __pycache__, pip, uv, conda, Hugging Face hub",
     )  # fmt: skip
     snapshot.add_argument("--one-file-system", action="store_true", help="stay on the workspace's file system")
+    snapshot.add_argument("--full", action="store_true", help="read every file, unchanged ones too")
     _add_start(snapshot)
     restore = _add(commands, "restore SNAPSHOT TARGET [options]", "bring a snapshot back and print its id")
     restore.add_argument("snapshot", metavar="SNAPSHOT")

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from agent.config.model import Provider, ScanConfig, StorageConfig, TransferConfig
 from agent.errors import DataLossError
 from agent.events import OperationResult, PipelineEvent, WarningRaised
@@ -52,6 +54,7 @@ class Pipelines:
             storage = StorageConfig(provider=Provider.LOCAL, endpoint=str(self.store_folder))
         self.storage = storage
         self.transfer = TransferConfig(retry_seconds=5.0)
+        self.scan = ScanConfig()
         self.new_events: Callable[[], list[PipelineEvent]] = list
         self.events: list[PipelineEvent] = []
         self.repository = Repository(open_store(storage))
@@ -71,6 +74,7 @@ class Pipelines:
         include: Sequence[str] = (),
         exclude_caches: bool = False,
         one_file_system: bool = False,
+        full: bool = False,
         cancel: threading.Event | None = None,
         staging: Path | None = None,
     ) -> OperationResult:
@@ -81,11 +85,12 @@ class Pipelines:
             staging_dir=str(staging or self._staging()),
             storage=self.storage,
             transfer=self.transfer,
-            scan=ScanConfig(large_file_size=large_file_size),
+            scan=msgspec.structs.replace(self.scan, large_file_size=large_file_size),
             exclude=tuple(exclude),
             include=tuple(include),
             exclude_caches=exclude_caches,
             one_file_system=one_file_system,
+            full=full,
         )
         return snapshot.run(request, self.events.append, cancel or threading.Event())
 

@@ -112,6 +112,15 @@ def test_how_operations_end() -> None:
     assert seen.value("gpusnap_last_success_timestamp_seconds", operation="restore") is None
 
 
+def test_what_snapshots_did_not_read_adds_up() -> None:
+    seen = Observed()
+    for name in ("a", "b"):
+        result = OperationResult("s", unchanged_files=3, unchanged_bytes=100)
+        seen.see(name, OperationKind.SNAPSHOT, PENDING, Completed(OperationState.SUCCEEDED, None, result))
+    assert seen.value("gpusnap_unchanged_files_total") == 6
+    assert seen.value("gpusnap_unchanged_bytes_total") == 200
+
+
 def test_an_operation_that_a_restart_ended_counts_without_a_duration() -> None:
     seen = Observed()
     seen.see("old", OperationKind.SNAPSHOT, Completed(OperationState.FAILED))

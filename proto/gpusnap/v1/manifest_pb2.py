@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gpusnap/v1/manifest.proto\x12\ngpusnap.v1\":\n\x0c\x45ntrySection\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.gpusnap.v1.ManifestEntry\"9\n\x0c\x43hunkSection\x12)\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x19.gpusnap.v1.ManifestChunk\"?\n\x0eWarningSection\x12-\n\x08warnings\x18\x01 \x03(\x0b\x32\x1b.gpusnap.v1.ManifestWarning\"\xe3\x03\n\rManifestEntry\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12+\n\x04type\x18\x02 \x01(\x0e\x32\x1d.gpusnap.v1.ManifestEntryType\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x0b\n\x03uid\x18\x04 \x01(\r\x12\x0b\n\x03gid\x18\x05 \x01(\r\x12\x15\n\rmtime_seconds\x18\x06 \x01(\x12\x12\x0c\n\x04size\x18\x07 \x01(\x04\x12\x13\n\x0blink_target\x18\x08 \x01(\x0c\x12\x17\n\x0fhard_link_group\x18\t \x01(\x04\x12-\n\x06xattrs\x18\n \x03(\x0b\x32\x1d.gpusnap.v1.ExtendedAttribute\x12#\n\x07\x65xtents\x18\x0b \x03(\x0b\x32\x12.gpusnap.v1.Extent\x12\x0e\n\x06sparse\x18\x0c \x01(\x08\x12\x14\n\x0c\x64\x65vice_major\x18\r \x01(\r\x12\x14\n\x0c\x64\x65vice_minor\x18\x0e \x01(\r\x12\r\n\x05\x63hunk\x18\x0f \x01(\r\x12\x13\n\x0b\x64\x61ta_offset\x18\x10 \x01(\x04\x12\x11\n\tdata_size\x18\x11 \x01(\x04\x12\x10\n\x08segments\x18\x12 \x01(\r\x12\r\n\x05model\x18\x13 \x01(\x08\x12\x10\n\x08\x63time_ns\x18\x14 \x01(\x12\x12\r\n\x05inode\x18\x15 \x01(\x04\x12\x13\n\x0bmtime_nanos\x18\x16 \x01(\r\"0\n\x11\x45xtendedAttribute\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"(\n\x06\x45xtent\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\"~\n\rManifestChunk\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x10\n\x08raw_size\x18\x02 \x01(\r\x12\x13\n\x0bstored_size\x18\x03 \x01(\r\x12+\n\x04kind\x18\x04 \x01(\x0e\x32\x1d.gpusnap.v1.ManifestChunkKind\x12\r\n\x05\x63odec\x18\x05 \x01(\t\"@\n\x0fManifestWarning\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\x0c\"\x9d\x01\n\x0cSectionIndex\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.gpusnap.v1.SectionKind\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x13\n\x0bstored_size\x18\x03 \x01(\r\x12\x10\n\x08raw_size\x18\x04 \x01(\r\x12\x0c\n\x04hash\x18\x05 \x01(\x0c\x12\r\n\x05\x63ount\x18\x06 \x01(\r\x12\x12\n\nfirst_path\x18\x07 \x01(\x0c\"3\n\x13ManifestClassTotals\x12\r\n\x05\x66iles\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\xc1\x03\n\x0eManifestFooter\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x11\n\tworkspace\x18\x05 \x01(\x0c\x12\x15\n\rstart_time_ns\x18\x06 \x01(\x12\x12\x16\n\x0e\x63ommit_time_ns\x18\x07 \x01(\x12\x12\x15\n\ragent_version\x18\x08 \x01(\t\x12\x0f\n\x07\x65ntries\x18\t \x01(\x04\x12\x13\n\x0b\x64irectories\x18\n \x01(\x04\x12\r\n\x05links\x18\x0b \x01(\x04\x12/\n\x06models\x18\x0c \x01(\x0b\x32\x1f.gpusnap.v1.ManifestClassTotals\x12.\n\x05other\x18\r \x01(\x0b\x32\x1f.gpusnap.v1.ManifestClassTotals\x12\x0e\n\x06\x63hunks\x18\x0e \x01(\x04\x12\x11\n\traw_bytes\x18\x0f \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x10 \x01(\x04\x12\x10\n\x08warnings\x18\x11 \x01(\x04\x12*\n\x08sections\x18\x12 \x03(\x0b\x32\x18.gpusnap.v1.SectionIndex*\xab\x02\n\x11ManifestEntryType\x12#\n\x1fMANIFEST_ENTRY_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18MANIFEST_ENTRY_TYPE_FILE\x10\x01\x12!\n\x1dMANIFEST_ENTRY_TYPE_DIRECTORY\x10\x02\x12\x1f\n\x1bMANIFEST_ENTRY_TYPE_SYMLINK\x10\x03\x12!\n\x1dMANIFEST_ENTRY_TYPE_HARD_LINK\x10\x04\x12\x1c\n\x18MANIFEST_ENTRY_TYPE_FIFO\x10\x05\x12(\n$MANIFEST_ENTRY_TYPE_CHARACTER_DEVICE\x10\x06\x12$\n MANIFEST_ENTRY_TYPE_BLOCK_DEVICE\x10\x07*\xb4\x01\n\x11ManifestChunkKind\x12#\n\x1fMANIFEST_CHUNK_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18MANIFEST_CHUNK_KIND_PACK\x10\x01\x12\x1e\n\x1aMANIFEST_CHUNK_KIND_HEADER\x10\x02\x12\x1f\n\x1bMANIFEST_CHUNK_KIND_SEGMENT\x10\x03\x12\x1b\n\x17MANIFEST_CHUNK_KIND_END\x10\x04*y\n\x0bSectionKind\x12\x1c\n\x18SECTION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SECTION_KIND_ENTRIES\x10\x01\x12\x17\n\x13SECTION_KIND_CHUNKS\x10\x02\x12\x19\n\x15SECTION_KIND_WARNINGS\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19gpusnap/v1/manifest.proto\x12\ngpusnap.v1\":\n\x0c\x45ntrySection\x12*\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x19.gpusnap.v1.ManifestEntry\"9\n\x0c\x43hunkSection\x12)\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x19.gpusnap.v1.ManifestChunk\"?\n\x0eWarningSection\x12-\n\x08warnings\x18\x01 \x03(\x0b\x32\x1b.gpusnap.v1.ManifestWarning\"\xf3\x03\n\rManifestEntry\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12+\n\x04type\x18\x02 \x01(\x0e\x32\x1d.gpusnap.v1.ManifestEntryType\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x0b\n\x03uid\x18\x04 \x01(\r\x12\x0b\n\x03gid\x18\x05 \x01(\r\x12\x15\n\rmtime_seconds\x18\x06 \x01(\x12\x12\x0c\n\x04size\x18\x07 \x01(\x04\x12\x13\n\x0blink_target\x18\x08 \x01(\x0c\x12\x17\n\x0fhard_link_group\x18\t \x01(\x04\x12-\n\x06xattrs\x18\n \x03(\x0b\x32\x1d.gpusnap.v1.ExtendedAttribute\x12#\n\x07\x65xtents\x18\x0b \x03(\x0b\x32\x12.gpusnap.v1.Extent\x12\x0e\n\x06sparse\x18\x0c \x01(\x08\x12\x14\n\x0c\x64\x65vice_major\x18\r \x01(\r\x12\x14\n\x0c\x64\x65vice_minor\x18\x0e \x01(\r\x12\r\n\x05\x63hunk\x18\x0f \x01(\r\x12\x13\n\x0b\x64\x61ta_offset\x18\x10 \x01(\x04\x12\x11\n\tdata_size\x18\x11 \x01(\x04\x12\x10\n\x08segments\x18\x12 \x01(\r\x12\r\n\x05model\x18\x13 \x01(\x08\x12\x10\n\x08\x63time_ns\x18\x14 \x01(\x12\x12\r\n\x05inode\x18\x15 \x01(\x04\x12\x13\n\x0bmtime_nanos\x18\x16 \x01(\r\x12\x0e\n\x06\x64\x65vice\x18\x17 \x01(\x04\"0\n\x11\x45xtendedAttribute\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"(\n\x06\x45xtent\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\"~\n\rManifestChunk\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x10\n\x08raw_size\x18\x02 \x01(\r\x12\x13\n\x0bstored_size\x18\x03 \x01(\r\x12+\n\x04kind\x18\x04 \x01(\x0e\x32\x1d.gpusnap.v1.ManifestChunkKind\x12\r\n\x05\x63odec\x18\x05 \x01(\t\"@\n\x0fManifestWarning\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\x0c\"\x9d\x01\n\x0cSectionIndex\x12%\n\x04kind\x18\x01 \x01(\x0e\x32\x17.gpusnap.v1.SectionKind\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x13\n\x0bstored_size\x18\x03 \x01(\r\x12\x10\n\x08raw_size\x18\x04 \x01(\r\x12\x0c\n\x04hash\x18\x05 \x01(\x0c\x12\r\n\x05\x63ount\x18\x06 \x01(\r\x12\x12\n\nfirst_path\x18\x07 \x01(\x0c\"3\n\x13ManifestClassTotals\x12\r\n\x05\x66iles\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\"\xdf\x03\n\x0eManifestFooter\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\x12\x0e\n\x06parent\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\x11\n\tworkspace\x18\x05 \x01(\x0c\x12\x15\n\rstart_time_ns\x18\x06 \x01(\x12\x12\x16\n\x0e\x63ommit_time_ns\x18\x07 \x01(\x12\x12\x15\n\ragent_version\x18\x08 \x01(\t\x12\x0f\n\x07\x65ntries\x18\t \x01(\x04\x12\x13\n\x0b\x64irectories\x18\n \x01(\x04\x12\r\n\x05links\x18\x0b \x01(\x04\x12/\n\x06models\x18\x0c \x01(\x0b\x32\x1f.gpusnap.v1.ManifestClassTotals\x12.\n\x05other\x18\r \x01(\x0b\x32\x1f.gpusnap.v1.ManifestClassTotals\x12\x0e\n\x06\x63hunks\x18\x0e \x01(\x04\x12\x11\n\traw_bytes\x18\x0f \x01(\x04\x12\x14\n\x0cstored_bytes\x18\x10 \x01(\x04\x12\x10\n\x08warnings\x18\x11 \x01(\x04\x12*\n\x08sections\x18\x12 \x03(\x0b\x32\x18.gpusnap.v1.SectionIndex\x12\x1c\n\x14last_hard_link_group\x18\x13 \x01(\x04*\xab\x02\n\x11ManifestEntryType\x12#\n\x1fMANIFEST_ENTRY_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18MANIFEST_ENTRY_TYPE_FILE\x10\x01\x12!\n\x1dMANIFEST_ENTRY_TYPE_DIRECTORY\x10\x02\x12\x1f\n\x1bMANIFEST_ENTRY_TYPE_SYMLINK\x10\x03\x12!\n\x1dMANIFEST_ENTRY_TYPE_HARD_LINK\x10\x04\x12\x1c\n\x18MANIFEST_ENTRY_TYPE_FIFO\x10\x05\x12(\n$MANIFEST_ENTRY_TYPE_CHARACTER_DEVICE\x10\x06\x12$\n MANIFEST_ENTRY_TYPE_BLOCK_DEVICE\x10\x07*\xb4\x01\n\x11ManifestChunkKind\x12#\n\x1fMANIFEST_CHUNK_KIND_UNSPECIFIED\x10\x00\x12\x1c\n\x18MANIFEST_CHUNK_KIND_PACK\x10\x01\x12\x1e\n\x1aMANIFEST_CHUNK_KIND_HEADER\x10\x02\x12\x1f\n\x1bMANIFEST_CHUNK_KIND_SEGMENT\x10\x03\x12\x1b\n\x17MANIFEST_CHUNK_KIND_END\x10\x04*y\n\x0bSectionKind\x12\x1c\n\x18SECTION_KIND_UNSPECIFIED\x10\x00\x12\x18\n\x14SECTION_KIND_ENTRIES\x10\x01\x12\x17\n\x13SECTION_KIND_CHUNKS\x10\x02\x12\x19\n\x15SECTION_KIND_WARNINGS\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gpusnap.v1.manifest_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MANIFESTENTRYTYPE']._serialized_start=1663
-  _globals['_MANIFESTENTRYTYPE']._serialized_end=1962
-  _globals['_MANIFESTCHUNKKIND']._serialized_start=1965
-  _globals['_MANIFESTCHUNKKIND']._serialized_end=2145
-  _globals['_SECTIONKIND']._serialized_start=2147
-  _globals['_SECTIONKIND']._serialized_end=2268
+  _globals['_MANIFESTENTRYTYPE']._serialized_start=1709
+  _globals['_MANIFESTENTRYTYPE']._serialized_end=2008
+  _globals['_MANIFESTCHUNKKIND']._serialized_start=2011
+  _globals['_MANIFESTCHUNKKIND']._serialized_end=2191
+  _globals['_SECTIONKIND']._serialized_start=2193
+  _globals['_SECTIONKIND']._serialized_end=2314
   _globals['_ENTRYSECTION']._serialized_start=41
   _globals['_ENTRYSECTION']._serialized_end=99
   _globals['_CHUNKSECTION']._serialized_start=101
@@ -44,19 +44,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WARNINGSECTION']._serialized_start=160
   _globals['_WARNINGSECTION']._serialized_end=223
   _globals['_MANIFESTENTRY']._serialized_start=226
-  _globals['_MANIFESTENTRY']._serialized_end=709
-  _globals['_EXTENDEDATTRIBUTE']._serialized_start=711
-  _globals['_EXTENDEDATTRIBUTE']._serialized_end=759
-  _globals['_EXTENT']._serialized_start=761
-  _globals['_EXTENT']._serialized_end=801
-  _globals['_MANIFESTCHUNK']._serialized_start=803
-  _globals['_MANIFESTCHUNK']._serialized_end=929
-  _globals['_MANIFESTWARNING']._serialized_start=931
-  _globals['_MANIFESTWARNING']._serialized_end=995
-  _globals['_SECTIONINDEX']._serialized_start=998
-  _globals['_SECTIONINDEX']._serialized_end=1155
-  _globals['_MANIFESTCLASSTOTALS']._serialized_start=1157
-  _globals['_MANIFESTCLASSTOTALS']._serialized_end=1208
-  _globals['_MANIFESTFOOTER']._serialized_start=1211
-  _globals['_MANIFESTFOOTER']._serialized_end=1660
+  _globals['_MANIFESTENTRY']._serialized_end=725
+  _globals['_EXTENDEDATTRIBUTE']._serialized_start=727
+  _globals['_EXTENDEDATTRIBUTE']._serialized_end=775
+  _globals['_EXTENT']._serialized_start=777
+  _globals['_EXTENT']._serialized_end=817
+  _globals['_MANIFESTCHUNK']._serialized_start=819
+  _globals['_MANIFESTCHUNK']._serialized_end=945
+  _globals['_MANIFESTWARNING']._serialized_start=947
+  _globals['_MANIFESTWARNING']._serialized_end=1011
+  _globals['_SECTIONINDEX']._serialized_start=1014
+  _globals['_SECTIONINDEX']._serialized_end=1171
+  _globals['_MANIFESTCLASSTOTALS']._serialized_start=1173
+  _globals['_MANIFESTCLASSTOTALS']._serialized_end=1224
+  _globals['_MANIFESTFOOTER']._serialized_start=1227
+  _globals['_MANIFESTFOOTER']._serialized_end=1706
 # @@protoc_insertion_point(module_scope)

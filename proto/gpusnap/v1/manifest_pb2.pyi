@@ -225,6 +225,7 @@ class ManifestEntry(_message.Message):
     CTIME_NS_FIELD_NUMBER: _builtins.int
     INODE_FIELD_NUMBER: _builtins.int
     MTIME_NANOS_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
     path: _builtins.bytes
     """The path relative to the workspace, raw bytes, without slashes at its ends; empty for the workspace itself."""
     type: Global___ManifestEntryType.ValueType
@@ -260,13 +261,15 @@ class ManifestEntry(_message.Message):
     model: _builtins.bool
     """Whether the file was told to be a model."""
     ctime_ns: _builtins.int
-    """The inode change time in nanoseconds and the inode's number as they were at the scan: a later snapshot of the same
-    host compares them.
+    """The inode change time in nanoseconds, the inode's number and its device's (st_dev), as they were when the entry was
+    read. They say nothing to a restore: a later snapshot of the same host tells by them what it need not read again.
     """
     inode: _builtins.int
     """See ctime_ns."""
     mtime_nanos: _builtins.int
     """What mtime_seconds leaves of the modification time, in nanoseconds from 0 to 999,999,999."""
+    device: _builtins.int
+    """See ctime_ns; 0 if it was not noted."""
     @_builtins.property
     def xattrs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExtendedAttribute]:
         """Extended attributes, ACLs among them, sorted by name."""
@@ -300,10 +303,11 @@ class ManifestEntry(_message.Message):
         ctime_ns: _builtins.int = ...,
         inode: _builtins.int = ...,
         mtime_nanos: _builtins.int = ...,
+        device: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "ctime_ns", b"ctime_ns", "data_offset", b"data_offset", "data_size", b"data_size", "device_major", b"device_major", "device_minor", b"device_minor", "extents", b"extents", "gid", b"gid", "hard_link_group", b"hard_link_group", "inode", b"inode", "link_target", b"link_target", "mode", b"mode", "model", b"model", "mtime_nanos", b"mtime_nanos", "mtime_seconds", b"mtime_seconds", "path", b"path", "segments", b"segments", "size", b"size", "sparse", b"sparse", "type", b"type", "uid", b"uid", "xattrs", b"xattrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "ctime_ns", b"ctime_ns", "data_offset", b"data_offset", "data_size", b"data_size", "device", b"device", "device_major", b"device_major", "device_minor", b"device_minor", "extents", b"extents", "gid", b"gid", "hard_link_group", b"hard_link_group", "inode", b"inode", "link_target", b"link_target", "mode", b"mode", "model", b"model", "mtime_nanos", b"mtime_nanos", "mtime_seconds", b"mtime_seconds", "path", b"path", "segments", b"segments", "size", b"size", "sparse", b"sparse", "type", b"type", "uid", b"uid", "xattrs", b"xattrs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -525,6 +529,7 @@ class ManifestFooter(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     SECTIONS_FIELD_NUMBER: _builtins.int
+    LAST_HARD_LINK_GROUP_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """The version of the repository format: 1."""
     snapshot_id: _builtins.str
@@ -555,6 +560,8 @@ class ManifestFooter(_message.Message):
     """Bytes of its distinct chunks in the store."""
     warnings: _builtins.int
     """Warnings in all."""
+    last_hard_link_group: _builtins.int
+    """No hard_link_group of the snapshot is above this: a later one numbers its new groups from here on."""
     @_builtins.property
     def models(self) -> Global___ManifestClassTotals:
         """Model files."""
@@ -588,10 +595,11 @@ class ManifestFooter(_message.Message):
         stored_bytes: _builtins.int = ...,
         warnings: _builtins.int = ...,
         sections: _abc.Iterable[Global___SectionIndex] | None = ...,
+        last_hard_link_group: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "other", b"other"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "chunks", b"chunks", "commit_time_ns", b"commit_time_ns", "directories", b"directories", "entries", b"entries", "format_version", b"format_version", "host", b"host", "links", b"links", "models", b"models", "other", b"other", "parent", b"parent", "raw_bytes", b"raw_bytes", "sections", b"sections", "snapshot_id", b"snapshot_id", "start_time_ns", b"start_time_ns", "stored_bytes", b"stored_bytes", "warnings", b"warnings", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "chunks", b"chunks", "commit_time_ns", b"commit_time_ns", "directories", b"directories", "entries", b"entries", "format_version", b"format_version", "host", b"host", "last_hard_link_group", b"last_hard_link_group", "links", b"links", "models", b"models", "other", b"other", "parent", b"parent", "raw_bytes", b"raw_bytes", "sections", b"sections", "snapshot_id", b"snapshot_id", "start_time_ns", b"start_time_ns", "stored_bytes", b"stored_bytes", "warnings", b"warnings", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

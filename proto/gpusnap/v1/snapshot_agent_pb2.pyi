@@ -418,6 +418,7 @@ class SnapshotRequest(_message.Message):
     EXCLUDE_CACHES_FIELD_NUMBER: _builtins.int
     ONE_FILE_SYSTEM_FIELD_NUMBER: _builtins.int
     STORAGE_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """An id chosen by the caller, at most 128 characters. The same id attaches to the same operation; empty for a new one."""
     workspace: _builtins.str
@@ -426,6 +427,8 @@ class SnapshotRequest(_message.Message):
     """Leave out caches that can be downloaded again: CACHEDIR.TAG, __pycache__, pip, uv, conda and Hugging Face hub caches."""
     one_file_system: _builtins.bool
     """Do not descend into other file systems mounted inside the workspace."""
+    full: _builtins.bool
+    """Read every file, also those that have not changed since the snapshot of this host and workspace before."""
     @_builtins.property
     def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Patterns of what to leave out, in gitignore syntax, relative to the workspace."""
@@ -448,10 +451,11 @@ class SnapshotRequest(_message.Message):
         exclude_caches: _builtins.bool = ...,
         one_file_system: _builtins.bool = ...,
         storage: Global___Storage | None = ...,
+        full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude", b"exclude", "exclude_caches", b"exclude_caches", "include", b"include", "one_file_system", b"one_file_system", "request_id", b"request_id", "storage", b"storage", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exclude", b"exclude", "exclude_caches", b"exclude_caches", "full", b"full", "include", b"include", "one_file_system", b"one_file_system", "request_id", b"request_id", "storage", b"storage", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1257,6 +1261,8 @@ class Result(_message.Message):
     ENGINE_REASON_FIELD_NUMBER: _builtins.int
     STAGES_FIELD_NUMBER: _builtins.int
     OCCUPATION_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FILES_FIELD_NUMBER: _builtins.int
+    UNCHANGED_BYTES_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
     """The snapshot that was committed, restored or verified; empty if that is none or many."""
@@ -1276,6 +1282,10 @@ class Result(_message.Message):
     """The engine that was used, such as "s5cmd"."""
     engine_reason: _builtins.str
     """Why this engine."""
+    unchanged_files: _builtins.int
+    """Files that were not read, as they had not changed since the snapshot before (snapshot)."""
+    unchanged_bytes: _builtins.int
+    """Bytes of their content, holes of sparse files not counted."""
     @_builtins.property
     def totals(self) -> Global___ScanTotals:
         """What it held."""
@@ -1307,11 +1317,13 @@ class Result(_message.Message):
         engine_reason: _builtins.str = ...,
         stages: _abc.Iterable[Global___StageProgress] | None = ...,
         occupation: _abc.Iterable[Global___Occupation] | None = ...,
+        unchanged_files: _builtins.int = ...,
+        unchanged_bytes: _builtins.int = ...,
         verify: Global___VerifyReport | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "occupation", b"occupation", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "occupation", b"occupation", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

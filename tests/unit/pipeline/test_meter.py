@@ -34,6 +34,19 @@ def test_the_time_left_is_known_once_there_is_a_rate() -> None:
     assert abs(progress.eta_seconds * pack.bytes_per_second - 600) < 1
 
 
+def test_what_is_spared_is_not_expected_any_more() -> None:
+    meter = Meter(STAGES, leading=Stage.PACK)
+    meter.spare(Stage.PACK, 300, 3)
+    meter.add(Stage.PACK, 1)
+    meter.expect(Stage.PACK, 1000, 10)
+    meter.spare(Stage.PACK, 200, 2)
+    (pack,) = meter.progress().stages
+    assert (pack.bytes_total, pack.entries_total) == (500, 5)
+    meter.spare(Stage.PACK, 501, 9)
+    (pack,) = meter.progress().stages
+    assert (pack.bytes_total, pack.entries_total) == (0, 0)
+
+
 def test_the_last_report_comes_when_the_reporter_is_closed() -> None:
     meter = Meter(STAGES, leading=Stage.PACK)
     events: list[PipelineEvent] = []

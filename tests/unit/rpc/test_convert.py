@@ -110,9 +110,10 @@ def test_orders() -> None:
             exclude_caches=True,
             one_file_system=True,
             storage=storage,
+            full=True,
         ),
         CONFIGURED,
-    ) == SnapshotOrder("i", "/w", ("e",), ("n",), True, True, wanted)
+    ) == SnapshotOrder("i", "/w", ("e",), ("n",), True, True, wanted, True)
     assert convert.restore_order(
         pb.RestoreRequest(snapshot="s", target="/t", if_not_empty=pb.IF_NOT_EMPTY_MIRROR, paths=[b"\xff"]),
         CONFIGURED,

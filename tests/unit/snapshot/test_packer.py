@@ -24,6 +24,7 @@ from agent.repository.model import MAX_CHUNK_SIZE, Entry
 from agent.repository.tar import END_OF_ARCHIVE
 from agent.snapshot.assembly import Assembly, SnapshotWarnings
 from agent.snapshot.builder import ChunkBuilder
+from agent.snapshot.compare import compare
 from agent.snapshot.filters import Filter
 from agent.snapshot.packer import Packer, PackTask
 from agent.snapshot.plan import PackPlan, plan
@@ -44,7 +45,7 @@ class Packed:
         build(os.fsencode(workspace), NODES)
         self.warnings = SnapshotWarnings()
         scanner = Scanner(os.fsencode(workspace), Filter(), ScanConfig(), False, self.warnings)
-        (planned,) = plan(scanner.entries(), 16 << 20)
+        (planned,) = plan(compare(scanner.entries(), []), 16 << 20)
         assert isinstance(planned, PackPlan)
         # The pack is as full as a plan can make it: no file has more room than its own bound.
         bounds = planned.bounds[:-1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent.repository.model import MAX_CHUNK_SIZE, Entry
 from agent.repository.tar import member_bound
-from agent.snapshot.plan import MAX_PACK_ENTRIES, MEAN_PACK_SIZE, LargePlan, PackPlan, plan
+from agent.snapshot.plan import MAX_PACK_ENTRIES, MEAN_PACK_SIZE, LargePlan, PackPlan, Planned, plan
 from tests.support.forging import directory, file
 
 LARGE = 16 << 20
@@ -20,8 +20,14 @@ def files(count: int, seed: int, largest: int = 1 << 20) -> list[Entry]:
     return [file(b"f%06d" % number, 0, source.randrange(largest)) for number in range(count)]
 
 
-def flat(planned: list[PackPlan | LargePlan]) -> list[Entry]:
-    return [entry for item in planned for entry in (item.entries if isinstance(item, PackPlan) else [item.entry])]
+def entries_of(planned: Planned) -> list[Entry]:
+    if isinstance(planned, PackPlan):
+        return planned.entries
+    return [planned.entry] if isinstance(planned, LargePlan) else list(planned.anew())
+
+
+def flat(planned: list[Planned]) -> list[Entry]:
+    return [entry for item in planned for entry in entries_of(item)]
 
 
 def packs(entries: list[Entry]) -> list[tuple[tuple[bytes, int], ...]]:
@@ -48,6 +54,7 @@ def test_the_order_is_kept_nothing_is_lost_and_bounds_hold(sizes: list[int | Non
         if isinstance(item, LargePlan):
             assert item.entry.data_size >= LARGE
             continue
+        assert isinstance(item, PackPlan)
         assert item.entries
         assert item.bounds == [member_bound(entry) for entry in item.entries]
         assert sum(item.bounds) <= MAX_CHUNK_SIZE

@@ -38,9 +38,10 @@ def scan(
 ) -> list[Entry]:
     chosen = Filter(exclude, include, exclude_caches)
     scanner = Scanner(os.fsencode(root), chosen, ScanConfig(), one_file_system, warnings or Warnings())
-    found = list(scanner.entries())
-    assert scanner.totals.complete
-    assert scanner.totals.entries == len(found)
+    found = []
+    for entry in scanner.entries():
+        assert isinstance(entry, Entry)
+        found.append(entry)
     return found
 
 

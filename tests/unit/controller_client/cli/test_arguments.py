@@ -22,9 +22,9 @@ def test_snapshot(tmp_path: Path) -> None:
     patterns = tmp_path / "patterns"
     patterns.write_text("# logs\n*.log\n\n!keep.log\n")
     arguments = f"snapshot /workspace --exclude a --exclude b --exclude-from {patterns} --include c --exclude-caches"
-    _, command = parse([*arguments.split(), "--one-file-system", "--detach", "--request-id", "r"])
+    _, command = parse([*arguments.split(), "--one-file-system", "--full", "--detach", "--request-id", "r"])
     assert command == SnapshotCommand(
-        "/workspace", ("a", "b", "# logs", "*.log", "", "!keep.log"), ("c",), True, True, None, "r", True
+        "/workspace", ("a", "b", "# logs", "*.log", "", "!keep.log"), ("c",), True, True, True, None, "r", True
     )
 
 

@@ -1,0 +1,95 @@
+"""The snapshot before, of the same host and workspace: it tells which entries need not be read again."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import msgspec
+
+from agent.errors import DataLossError, SnapshotNotFoundError
+from agent.pipeline.warnings import Warnings
+from agent.repository.manifest_reader import ManifestReader, read_local
+from agent.repository.manifest_walk import ManifestWalk, SavedEntry
+from agent.repository.model import Chunk, Entry, EntryType
+from agent.repository.repository import Repository
+
+RACY_NS = 3_000_000_000
+"""A change this soon before the parent began may share its time with a later one: clocks of file systems tick in steps
+(2 seconds on FAT; 10 ms and less elsewhere), so it does not count as older."""
+
+_UNCOMPARED = {"ctime_ns": 0, "inode": 0, "device": 0}
+
+
+class Parent:
+    """The entries of the parent, asked for in archive order along with a scan. For one thread.
+
+    A parent that turns out to be damaged is a warning, and from there on everything is read.
+
+    Args:
+        manifest: the parent's manifest.
+        warnings: told about damage.
+    """
+
+    def __init__(self, manifest: ManifestReader, warnings: Warnings) -> None:
+        self.manifest = manifest
+        self.chunks: list[Chunk] = manifest.chunks()
+        self.last_hard_link_group = manifest.summary.last_hard_link_group
+        self._quiet_before_ns = manifest.summary.start_time_ns - RACY_NS
+        self._warnings = warnings
+        self._walk: ManifestWalk | None = None
+        self._is_begun = False
+
+    def find(self, path: bytes) -> SavedEntry | None:
+        """Returns what the parent has under exactly this path."""
+        try:
+            if not self._is_begun:
+                self._is_begun = True
+                self._walk = ManifestWalk(self.manifest)
+            return self._walk.find(path) if self._walk is not None else None
+        except DataLossError as error:
+            self._walk = None
+            _warn_of_damage(self._warnings, self.manifest.summary.id, error)
+            return None
+
+    def is_untouched(self, saved: SavedEntry, facts: os.stat_result) -> bool:
+        """Says whether nobody has changed an entry, in content or anything else, since the parent read it."""
+        size = facts.st_size if saved.type is EntryType.FILE else 0
+        now = (size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_dev)
+        is_same_kind = (saved.type is EntryType.DIRECTORY) == stat.S_ISDIR(facts.st_mode)
+        return saved.facts == now and is_same_kind and facts.st_ctime_ns < self._quiet_before_ns
+
+    def is_same(self, saved: SavedEntry, entry: Entry) -> bool:
+        """Says whether an entry without content of its own is stored as it is now."""
+        if entry.type is EntryType.FILE or saved.type is not entry.type:
+            return False
+        before = msgspec.structs.replace(saved.unplaced(), **_UNCOMPARED)
+        return before == msgspec.structs.replace(entry, **_UNCOMPARED)
+
+
+def open_parent(repository: Repository, snapshot_id: str, path: str, warnings: Warnings) -> Parent | None:
+    """Fetches the parent's manifest into a new local file; returns None if there is none, or a damaged one.
+
+    Args:
+        repository: where it is.
+        snapshot_id: the parent; empty for none.
+        path: the local file, which must stay as long as the parent is used.
+        warnings: told about damage.
+    """
+    if not snapshot_id:
+        return None
+    try:
+        repository.download_manifest(snapshot_id, path)
+        manifest = read_local(path)
+        repository.check_identity(manifest, snapshot_id)
+        return Parent(manifest, warnings)
+    except SnapshotNotFoundError:
+        return None  # deleted meanwhile
+    except DataLossError as error:
+        _warn_of_damage(warnings, snapshot_id, error)
+        return None
+
+
+def _warn_of_damage(warnings: Warnings, snapshot_id: str, error: DataLossError) -> None:
+    message = f"the snapshot before, {snapshot_id}, is damaged, so unchanged files are read too: {error.message}"
+    warnings.add("SNAPSHOT_DAMAGED", message, b"")
