@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from agent import __version__
+from agent import version
 from agent.config.keys import SECRET_KEYS
 from agent.config.load import LoadedConfig, load
 from agent.config.report import lines, plain_values
@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
             return _serve(options)
         if options.command == "check-config":
             return _check_config(options)
-        print(f"gpusnap-agent {__version__}")
+        print(f"gpusnap-agent {version()}")
     except ConfigError as error:
         return _complain(error, EXIT_USAGE)
     except GpusnapError as error:

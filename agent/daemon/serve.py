@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from agent import __version__
+from agent import version
 from agent.config.address import TcpAddress, parse_listen, parse_loopback
 from agent.config.model import AgentConfig, Config
 from agent.daemon.listen import Address, cannot_listen, claimed, written
@@ -60,7 +60,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         journal = Journal(state.path)
         stack.push_async_callback(journal.close)
         await journal.open()
-        metrics = Metrics(__version__)
+        metrics = Metrics(version())
         metrics_address = _serve_metrics(config.agent, metrics, stack)
         manager = OperationManager(config, journal, metrics.observe, state.workers_lock)
         await manager.recover()
@@ -74,7 +74,7 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         pulse = asyncio.ensure_future(beat(notifier, lambda: _status(manager), metrics.set_loop_lag))
         stack.callback(pulse.cancel)
         notifier.ready()
-        _log.info("gpusnap-agent %s is ready", __version__)
+        _log.info("gpusnap-agent %s is ready", version())
         await signals.asked.wait()
         await _drain(config, notifier, manager, server, signals.hurry)
     _log.info("gpusnap-agent ended")
@@ -139,7 +139,7 @@ def _facts(config: Config, metrics_address: str) -> AgentFacts:
         if name == "s5cmd":
             _log.warning("%s; %s", error, error.hint)
     return AgentFacts(
-        version=__version__,
+        version=version(),
         host=socket.gethostname(),
         start_time_ns=time.time_ns(),
         engine=name,

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 
-from agent import __version__
+from agent import version
 from agent.events import Cause, ChunkKind, Emit, OperationResult, ScanTotals, Stage
 from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath
 from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch, worker_count
@@ -243,7 +243,7 @@ class _Snapshot:
             workspace=self._request.workspace,
             start_time_ns=self._start_ns,
             commit_time_ns=time.time_ns(),
-            agent_version=__version__,
+            agent_version=version(),
             totals=totals,
             chunks=len(table),
             raw_bytes=sum(chunk.raw_size for chunk in table),

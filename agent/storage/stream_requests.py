@@ -15,7 +15,7 @@ import botocore
 import msgspec
 from botocore.exceptions import BotoCoreError
 
-from agent import __version__
+from agent import version
 from agent.config.model import StorageConfig
 from agent.config.provider import ResolvedStorage
 from agent.errors import ConfigError, GpusnapError
@@ -121,7 +121,7 @@ class Requests:
     def _request(self, method: str, key: str, payload: str, more: dict[str, str]) -> bytes:
         path = f"{self._address.path}/{quote(join(self._prefix, check_key(key)), safe='/-_.~')}"
         signed = signed_headers(method, self._address.host_header, path, payload, self._keys(), time.time())
-        headers = {**signed, **more, "user-agent": f"gpusnap/{__version__}", "accept-encoding": "identity"}
+        headers = {**signed, **more, "user-agent": f"gpusnap/{version()}", "accept-encoding": "identity"}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from agent import __version__
+from agent import version
 
 PROGRAM = os.path.join(os.path.dirname(sys.executable), "gpusnap-agent")
 SECRET = "the-very-secret-key"
@@ -27,7 +27,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def test_version() -> None:
     done = run("version")
-    assert (done.returncode, done.stdout) == (0, f"gpusnap-agent {__version__}\n")
+    assert (done.returncode, done.stdout) == (0, f"gpusnap-agent {version()}\n")
 
 
 def test_check_config_shows_where_each_value_comes_from(tmp_path: Path) -> None:

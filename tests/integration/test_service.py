@@ -13,7 +13,7 @@ from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from agent import __version__
+from agent import version
 from tests.support.daemon import Daemon
 from tests.support.rpc import SECONDS, error_info, restore, snapshot, states
 
@@ -26,7 +26,7 @@ def scrape(daemon: Daemon) -> dict[str, float]:
 
 def test_what_the_agent_says_about_itself(daemon: Daemon, stub: SnapshotAgentStub) -> None:
     info = stub.GetAgentInfo(pb.GetAgentInfoRequest(), timeout=SECONDS)
-    assert info.version == __version__
+    assert info.version == version()
     assert info.format_version == 1
     assert info.host
     assert list(info.workspace_roots) == [str(daemon.workspace_root)]
@@ -89,7 +89,7 @@ def test_a_snapshot_and_back(daemon: Daemon, stub: SnapshotAgentStub, workspace:
         assert values[f'gpusnap_last_success_timestamp_seconds{{operation="{kind}"}}'] > 1e9
     assert values["gpusnap_operations_running"] == 0
     assert values["gpusnap_event_loop_lag_seconds"] >= 0
-    assert values[f'gpusnap_build_info{{version="{__version__}"}}'] == 1
+    assert values[f'gpusnap_build_info{{version="{version()}"}}'] == 1
     assert values["process_resident_memory_bytes"] > 1e6
 
 
