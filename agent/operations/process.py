@@ -20,6 +20,7 @@ from agent.errors import WorkerCrashedError
 from agent.events import Failed, PipelineEvent, Succeeded, WorkerMessage
 from agent.operations.lines import LineSplitter
 from agent.operations.request import Request
+from agent.pipeline.worker_process import KEEP_OPEN
 
 CANCEL_SECONDS = 1.5
 """How long a process that was asked to stop may clean up before it is killed; cancelling is promised within 2 s."""
@@ -144,7 +145,7 @@ async def run_worker(
         request: what to do, with credentials.
         on_event: gets what the process reports, in the event loop.
         cancel: set to ask the process to stop; it is killed after ``CANCEL_SECONDS``.
-        keep_open: a file descriptor that the process inherits and holds for as long as it lives.
+        keep_open: a file descriptor that the process and its worker processes hold for as long as they live.
         program: the process's command line.
 
     Raises:
@@ -157,7 +158,10 @@ async def run_worker(
             *program,
             start_new_session=True,
             pass_fds=(keep_open,),
-            env={key: value for key, value in os.environ.items() if key not in _NOT_INHERITED},
+            env={
+                **{key: value for key, value in os.environ.items() if key not in _NOT_INHERITED},
+                KEEP_OPEN: str(keep_open),
+            },
             # Python looks for modules in the current folder first, and that may be anyone's.
             cwd="/",
         )

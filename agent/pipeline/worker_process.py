@@ -17,6 +17,9 @@ from collections.abc import Iterator, Sequence
 END_SECONDS = 5.0
 """How long an idle worker process may take to end when it is told to; then it is killed."""
 
+KEEP_OPEN = "GPUSNAP_KEEP_OPEN"
+"""The variable with the number of a descriptor that every process of an operation holds for as long as it lives."""
+
 _SIZE_BYTES = 8
 _MOST_DESCRIPTORS = 4
 
@@ -88,9 +91,10 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", module, str(theirs.fileno())]
+            held = [int(os.environ[KEEP_OPEN])] if KEEP_OPEN in os.environ else []
             try:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), cwd="/"
+                    command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), *held), cwd="/"
                 )
             except BaseException:
                 ours.close()

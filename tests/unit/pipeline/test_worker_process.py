@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.pipeline.worker_process import WorkerDiedError, WorkerProcess
+from agent.pipeline.worker_process import KEEP_OPEN, WorkerDiedError, WorkerProcess
 from tests.support.processes import is_running
 
 ECHO = """
@@ -90,6 +91,24 @@ def test_one_that_does_not_end_is_killed(modules: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("agent.pipeline.worker_process.END_SECONDS", 0.1)
     process = WorkerProcess("deaf")
     assert process.end() == "SIGKILL"
+
+
+def test_it_holds_what_says_that_the_operation_lives(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_held() -> bool:
+        with (modules / "deaf.py").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    with (modules / "deaf.py").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        monkeypatch.setenv(KEEP_OPEN, str(held.fileno()))
+        process = WorkerProcess("deaf")
+    assert is_held()
+    process.kill()
+    assert not is_held()
 
 
 def test_it_holds_nothing_but_its_connection(modules: Path, tmp_path: Path) -> None:
