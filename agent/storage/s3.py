@@ -1,4 +1,4 @@
-"""The control side's store in an S3 bucket, over boto3."""
+"""The control side's store in an S3 bucket, over botocore."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-import boto3.exceptions
 import botocore.exceptions
-from boto3.s3.transfer import TransferConfig as Boto3TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -145,10 +143,7 @@ class S3Store:
     def upload(self, key: str, path: str) -> None:
         """Stores a local file, above 64 MiB in several parts."""
         if size_of(path) > ONE_PUT_BYTES:
-            config = Boto3TransferConfig(
-                multipart_threshold=ONE_PUT_BYTES, multipart_chunksize=ONE_PUT_BYTES, max_concurrency=UPLOAD_THREADS
-            )
-            self._about(key, lambda client, where: client.upload_file(Filename=path, Config=config, **where))
+            self._about(key, lambda client, where: _upload_parts(client, path, where))
             return
         with open_local(path) as file:
 
@@ -231,23 +226,20 @@ class S3Store:
 
     @contextmanager
     def _errors(self, key: str) -> Iterator[None]:
-        """Turns what boto3 raises into errors of a store that name the bucket, the endpoint and the object."""
+        """Turns what botocore raises into errors of a store that name the bucket, the endpoint and the object."""
         try:
             yield
         except _FOREIGN as error:
-            cause = error
-            while isinstance(cause, boto3.exceptions.Boto3Error) and isinstance(cause.__context__, _FOREIGN):
-                cause = cause.__context__
-            if isinstance(cause, ClientError) and _status(cause) == 416:
+            if isinstance(error, ClientError) and _status(error) == 416:
                 raise _BeyondEndError from error
-            raise to_error(_failure(cause), self._where, self._full(key) if key else "") from error
+            raise to_error(_failure(error), self._where, self._full(key) if key else "") from error
 
 
 class _BeyondEndError(Exception):
     """The range that was asked for begins at or after the object's end."""
 
 
-_FOREIGN = (BotoCoreError, ClientError, boto3.exceptions.Boto3Error)
+_FOREIGN = (BotoCoreError, ClientError)
 
 _NO_CREDENTIALS = (
     botocore.exceptions.NoCredentialsError,
@@ -260,7 +252,7 @@ _NO_CREDENTIALS = (
 
 
 def open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_seconds: float) -> Any:
-    """Returns a boto3 client for a store; nothing is contacted yet."""
+    """Returns a botocore client for a store; nothing is contacted yet."""
     config = Config(
         region_name=resolved.region or None,
         s3={"addressing_style": "path" if resolved.path_style else "auto"},
@@ -273,9 +265,25 @@ def open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_seconds
         max_pool_connections=CONNECTIONS,
     )
     try:
-        return open_session(storage).client("s3", endpoint_url=resolved.endpoint_url or None, config=config)
+        return open_session(storage).create_client("s3", endpoint_url=resolved.endpoint_url or None, config=config)
     except ValueError as error:
         raise ConfigError(f"the endpoint {resolved.endpoint_url!r} cannot be used: {error}") from error
+
+
+def _upload_parts(client: Any, path: str, where: dict[str, str]) -> None:
+    # Not at the top: few manifests are so large, and every operation would wait for these.
+    from boto3.exceptions import S3UploadFailedError
+    from boto3.s3.transfer import S3Transfer, TransferConfig
+
+    config = TransferConfig(
+        multipart_threshold=ONE_PUT_BYTES, multipart_chunksize=ONE_PUT_BYTES, max_concurrency=UPLOAD_THREADS
+    )
+    try:
+        S3Transfer(client, config).upload_file(path, where["Bucket"], where["Key"])
+    except S3UploadFailedError as error:
+        if isinstance(error.__context__, _FOREIGN):
+            raise error.__context__ from error
+        raise
 
 
 def _epoch_ns(when: datetime.datetime) -> int:
