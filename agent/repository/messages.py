@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gpusnap.v1 import manifest_pb2 as pb
 
 from agent.errors import DataLossError
@@ -58,13 +60,28 @@ def entry_to_pb(entry: Entry) -> pb.ManifestEntry:
     )
 
 
-def facts_from_pb(message: pb.ManifestEntry) -> tuple[int, int, int, int, int]:
-    """Returns the size, mtime_ns, ctime_ns, inode and device of an entry.
+def times_from_pb(section: Sequence[pb.ManifestEntry]) -> list[int]:
+    """Returns the modification times of entries, in nanoseconds.
 
     Raises:
-        DataLossError: its time is none.
+        DataLossError: one of them is none.
     """
-    return message.size, _mtime_ns(message), message.ctime_ns, message.inode, message.device
+    nanos = [message.mtime_nanos for message in section]
+    if max(nanos, default=0) >= _SECOND:
+        raise DataLossError("the manifest gives an entry an impossible time")
+    return [message.mtime_seconds * _SECOND + rest for message, rest in zip(section, nanos, strict=True)]
+
+
+def types_from_pb(section: Sequence[pb.ManifestEntry]) -> list[EntryType]:
+    """Returns the types of entries.
+
+    Raises:
+        DataLossError: one of them is not known.
+    """
+    try:
+        return [_TYPE_FROM_PB[message.type] for message in section]
+    except KeyError as error:
+        raise DataLossError(f"the manifest gives an entry the unknown type {error}") from error
 
 
 def type_from_pb(message: pb.ManifestEntry) -> EntryType:
@@ -85,13 +102,16 @@ def entry_from_pb(message: pb.ManifestEntry) -> Entry:
     Raises:
         DataLossError: its type is not known, or its time is none.
     """
+    kind = type_from_pb(message)
+    if message.mtime_nanos >= _SECOND:
+        raise DataLossError(f"the manifest gives {message.path!r} an impossible time")
     return Entry(
         message.path,
-        type_from_pb(message),
+        kind,
         message.mode,
         message.uid,
         message.gid,
-        _mtime_ns(message),
+        message.mtime_seconds * _SECOND + message.mtime_nanos,
         message.size,
         message.link_target,
         message.hard_link_group,
@@ -109,13 +129,6 @@ def entry_from_pb(message: pb.ManifestEntry) -> Entry:
         message.inode,
         message.device,
     )
-
-
-def _mtime_ns(message: pb.ManifestEntry) -> int:
-    nanos = message.mtime_nanos
-    if nanos >= _SECOND:
-        raise DataLossError(f"the manifest gives {message.path!r} an impossible time")
-    return message.mtime_seconds * _SECOND + nanos
 
 
 def chunk_to_pb(chunk: Chunk) -> pb.ManifestChunk:

@@ -55,16 +55,20 @@ class Parent:
     def is_untouched(self, saved: SavedEntry, facts: os.stat_result) -> bool:
         """Says whether nobody has changed an entry, in content or anything else, since the parent read it."""
         size = facts.st_size if saved.type is EntryType.FILE else 0
-        now = (size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_dev)
-        is_same_kind = (saved.type is EntryType.DIRECTORY) == stat.S_ISDIR(facts.st_mode)
-        return saved.facts == now and is_same_kind and facts.st_ctime_ns < self._quiet_before_ns
+        ctime_ns = facts.st_ctime_ns
+        return (
+            saved.facts == (size, facts.st_mtime_ns, ctime_ns, facts.st_ino, facts.st_dev)
+            and ctime_ns < self._quiet_before_ns
+            and (saved.type is EntryType.DIRECTORY) == stat.S_ISDIR(facts.st_mode)
+        )
 
-    def is_same(self, saved: SavedEntry, entry: Entry) -> bool:
-        """Says whether an entry without content of its own is stored as it is now."""
-        if entry.type is EntryType.FILE or saved.type is not entry.type:
-            return False
-        before = msgspec.structs.replace(saved.unplaced(), **_UNCOMPARED)
-        return before == msgspec.structs.replace(entry, **_UNCOMPARED)
+
+def is_same(saved: SavedEntry, entry: Entry) -> bool:
+    """Says whether an entry without content of its own is saved as it is now, in whatever inode."""
+    if entry.type is EntryType.FILE or saved.type is not entry.type:
+        return False
+    before = msgspec.structs.replace(saved.unplaced(), **_UNCOMPARED)
+    return before == msgspec.structs.replace(entry, **_UNCOMPARED)
 
 
 def open_parent(repository: Repository, snapshot_id: str, path: str, warnings: Warnings) -> Parent | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import operator
 import os
 import stat
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.manifest_walk import SavedEntry
 from agent.repository.model import Entry, EntryType
 from agent.snapshot.filters import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE, Filter
-from agent.snapshot.parent import Parent
+from agent.snapshot.parent import Parent, is_same
 from agent.snapshot.sparse import extents_of, may_be_sparse
 
 MAX_XATTR_BYTES = 1 << 20
@@ -24,6 +25,8 @@ MAX_XATTR_BYTES = 1 << 20
 
 # The label of the host's own policy, set anew by the host that restores.
 _SKIPPED_XATTRS = frozenset({"security.selinux"})
+
+_NAME = operator.attrgetter("name")
 
 _SPECIAL = {
     stat.S_IFIFO: EntryType.FIFO,
@@ -62,6 +65,7 @@ class Scanner:
     ) -> None:
         self._root = root
         self._filter = chosen
+        self._leaves_out = chosen.leaves_out
         self._suffixes = tuple(suffix.encode() for suffix in config.model_suffixes)
         self._one_file_system = one_file_system
         self._warnings = warnings
@@ -85,45 +89,43 @@ class Scanner:
         yield self._found(b"", self._root, facts)
         # A stack and not recursion: trees may be deeper than Python's frames. With include patterns a directory is
         # held back until something below it is kept.
-        stack = [(b"", iter([child for child in children if not child.name.startswith(WORK_FOLDER_PREFIX)]))]
+        stack = [(b"", [child for child in children if not child.name.startswith(WORK_FOLDER_PREFIX)])]
         held: list[Found | None] = [None]
+        selects = self._filter.selects
         while stack:
             prefix, rest = stack[-1]
-            found = next(rest, None)
-            if found is None:
+            if not rest:
                 stack.pop()
                 held.pop()
                 continue
+            found = rest.pop()
             entry = self._examine(prefix + found.name, found)
             if entry is None:
                 continue
             is_directory = entry.type is EntryType.DIRECTORY
-            if is_directory and self._filter.selects and not self._filter.includes(entry.path, is_directory):
-                stack.append((entry.path + b"/", self._below(entry, found)))
-                held.append(entry)
-                continue
-            if self._filter.selects:
-                for level, waiting in enumerate(held):
-                    if waiting is not None:
-                        yield waiting
-                        held[level] = None
-            yield entry
+            is_held = selects and is_directory and not self._filter.includes(entry.path, is_directory)
+            if not is_held:
+                if selects:
+                    yield from filter(None, held)
+                    held = [None] * len(held)
+                yield entry
             if is_directory:
                 stack.append((entry.path + b"/", self._below(entry, found)))
-                held.append(None)
+                held.append(entry if is_held else None)
 
-    def _below(self, entry: Found, found: os.DirEntry[bytes]) -> Iterator[os.DirEntry[bytes]]:
-        children: list[os.DirEntry[bytes]] = []
-        if not self._one_file_system or found.stat(follow_symlinks=False).st_dev == self._device:
-            try:
-                children = self._children(found.path)
-            except OSError as error:
-                self._unreadable(entry.path, error)
-        return iter(children)
+    def _below(self, entry: Found, found: os.DirEntry[bytes]) -> list[os.DirEntry[bytes]]:
+        if self._one_file_system and found.stat(follow_symlinks=False).st_dev != self._device:
+            return []
+        try:
+            return self._children(found.path)
+        except OSError as error:
+            self._unreadable(entry.path, error)
+            return []
 
     def _children(self, path: bytes) -> list[os.DirEntry[bytes]]:
+        """Returns what is in a directory, the last first: each is dropped once it was seen, with all that is cached."""
         with os.scandir(path) as found:
-            children = sorted(found, key=lambda child: child.name)
+            children = sorted(found, key=_NAME, reverse=True)
         if self._filter.skips_tagged_caches:
             tag = [child for child in children if child.name == CACHE_TAG_NAME]
             if tag and _has_signature(path + b"/" + CACHE_TAG_NAME):
@@ -133,7 +135,7 @@ class Scanner:
     def _examine(self, path: bytes, found: os.DirEntry[bytes]) -> Found | None:
         try:
             # Asked before hard links are told: the first name of a group must be one that is kept.
-            if self._filter.leaves_out and not self._is_kept(path, found.is_dir(follow_symlinks=False)):
+            if self._leaves_out and not self._is_kept(path, found.is_dir(follow_symlinks=False)):
                 return None
             facts = found.stat(follow_symlinks=False)
             return None if stat.S_ISSOCK(facts.st_mode) else self._found(path, found.path, facts)
@@ -145,21 +147,19 @@ class Scanner:
         saved = self._parent.find(path) if self._parent is not None else None
         if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
             return self._one_of_several_names(path, full, facts, saved)
-        return self._untouched(saved, facts) or self._or_same(saved, self._only_name(path, full, facts))
+        if saved is not None and self._is_untouched(saved, facts, group=0):
+            return saved
+        entry = self._only_name(path, full, facts)
+        return saved if saved is not None and is_same(saved, entry) else entry
 
-    def _untouched(self, saved: SavedEntry | None, facts: os.stat_result, group: int = 0) -> SavedEntry | None:
-        """Returns what the parent has of an entry if that still says everything, its class and its group too."""
-        if saved is None or self._parent is None or not self._parent.is_untouched(saved, facts):
-            return None
-        if saved.hard_link_group != group:
-            return None
-        is_told_alike = saved.type is not EntryType.FILE or saved.model == saved.path.lower().endswith(self._suffixes)
-        return saved if is_told_alike else None
-
-    def _or_same(self, saved: SavedEntry | None, entry: Entry) -> Found:
-        """Returns what the parent has of an entry if nothing but its inode is another, and else the entry."""
-        is_same = saved is not None and self._parent is not None and self._parent.is_same(saved, entry)
-        return saved if saved is not None and is_same else entry
+    def _is_untouched(self, saved: SavedEntry, facts: os.stat_result, group: int) -> bool:
+        """Says whether what the parent has of an entry still says everything, its class and its group too."""
+        return (
+            self._parent is not None
+            and self._parent.is_untouched(saved, facts)
+            and saved.hard_link_group == group
+            and (saved.type is not EntryType.FILE or saved.model == saved.path.lower().endswith(self._suffixes))
+        )
 
     def _is_kept(self, path: bytes, is_directory: bool) -> bool:
         """Says whether the patterns keep an entry; a directory also for what may be below it."""
@@ -189,10 +189,9 @@ class Scanner:
         group, first, left = known
         if left > 1:
             self._groups[key] = (group, first, left - 1)
-        if saved is not None and saved.type is EntryType.HARD_LINK and saved.link_target == first:
-            untouched = self._untouched(saved, facts, group)
-            if untouched is not None:
-                return untouched
+        is_saved_so = saved is not None and saved.type is EntryType.HARD_LINK and saved.link_target == first
+        if saved is not None and is_saved_so and self._is_untouched(saved, facts, group):
+            return saved
         return Entry(
             path=path,
             type=EntryType.HARD_LINK,
@@ -209,10 +208,9 @@ class Scanner:
 
     def _first_name(self, path: bytes, full: bytes, facts: os.stat_result, saved: SavedEntry | None) -> Found:
         """Only a name that could be read becomes the one that others link to."""
-        if saved is not None and saved.hard_link_group and saved.type is not EntryType.HARD_LINK:
-            untouched = self._untouched(saved, facts, saved.hard_link_group)
-            if untouched is not None:
-                return untouched
+        is_saved_so = saved is not None and saved.hard_link_group and saved.type is not EntryType.HARD_LINK
+        if saved is not None and is_saved_so and self._is_untouched(saved, facts, saved.hard_link_group):
+            return saved
         entry = self._only_name(path, full, facts)
         self.last_hard_link_group += 1
         return msgspec.structs.replace(entry, hard_link_group=self.last_hard_link_group)
