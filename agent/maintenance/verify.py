@@ -14,10 +14,11 @@ from agent.maintenance.attribution import MAX_CHUNKS, attribute
 from agent.maintenance.pace import Pace
 from agent.maintenance.reading import Reading
 from agent.maintenance.request import VerifyRequest
-from agent.pipeline.crew import Crew, worker_count
+from agent.pipeline.crew import Crew
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.occupation import Occupations
 from agent.pipeline.warnings import Warnings
+from agent.pipeline.workers import worker_count
 from agent.repository import keys
 from agent.repository.model import Chunk
 from agent.repository.presence import Fault, find_faults

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -16,11 +15,6 @@ _T = TypeVar("_T")
 
 POLL_SECONDS = 0.1
 """How long a blocked thread of a crew takes at most to see that the crew stops."""
-
-
-def worker_count(configured: int) -> int:
-    """Returns how many workers pack or write: as configured, or (for 0) one per core, at least 2 and at most 8."""
-    return configured or min(max(len(os.sched_getaffinity(0)), 2), 8)
 
 
 class Crew:

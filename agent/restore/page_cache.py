@@ -19,12 +19,3 @@ def bypasses(choice: PageCache, large_bytes: int, free_memory: int, cores: int) 
     if choice is PageCache.AUTO:
         return cores < WARM_CORES or large_bytes * WARM_SHARE > free_memory
     return choice is PageCache.BYPASS
-
-
-def free_memory() -> int:
-    """Returns the bytes of memory that the kernel could give without swapping; 0 if it does not say."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 0

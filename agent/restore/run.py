@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from agent.config.model import TransferConfig
 from agent.errors import DataLossError
 from agent.events import Emit, OperationResult, Stage
-from agent.pipeline.crew import Crew, Stopwatch, worker_count
+from agent.pipeline.crew import Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.worker_processes import WorkerProcesses
+from agent.pipeline.workers import free_memory, usable_cores, worker_count
 from agent.repository.manifest_reader import ManifestReader, read_local
 from agent.repository.model import EntryType, SnapshotSummary
 from agent.repository.repository import Repository
@@ -24,7 +25,7 @@ from agent.restore.directories import Directories
 from agent.restore.fetch import Fetcher
 from agent.restore.metadata import Metadata
 from agent.restore.notes import Notes
-from agent.restore.page_cache import bypasses, free_memory
+from agent.restore.page_cache import bypasses
 from agent.restore.plan import RestorePlan, make_plan
 from agent.restore.remote import MODULE, RemoteWriter
 from agent.restore.request import IfNotEmpty, RestoreRequest
@@ -99,7 +100,7 @@ class _Restore:
         self._notes = Notes(Meter(STAGES, leading=Stage.WRITE), emit)
         self._metadata = Metadata(self._notes.warnings)
         large_bytes = sum(file.entry.data_size for file in plan.large_files())
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         self._bypasses_cache = bypasses(request.transfer.page_cache, large_bytes, free_memory(), cores)
         self._numbers = itertools.count()
 

@@ -11,11 +11,12 @@ import time
 from agent import version
 from agent.events import Cause, ChunkKind, Emit, OperationResult, ScanTotals, Stage
 from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath
-from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch, worker_count
+from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.occupation import Occupations
 from agent.pipeline.worker_processes import WorkerProcesses
+from agent.pipeline.workers import worker_count
 from agent.repository import keys
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Chunk, SnapshotSummary

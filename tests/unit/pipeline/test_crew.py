@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.errors import CancelledError, LocalIoError, NoSpaceError
-from agent.pipeline.crew import Allowance, Channel, Crew, worker_count
+from agent.pipeline.crew import Allowance, Channel, Crew
 from agent.pipeline.local_errors import local_errors
 from tests.support.processes import wait_until
 
@@ -194,8 +194,3 @@ def test_an_allowance_lets_something_too_large_in_alone() -> None:
         assert taken == ["large"]
         allowance.give(100)
         allowance.wait_empty()
-
-
-def test_worker_count() -> None:
-    assert worker_count(5) == 5
-    assert 2 <= worker_count(0) <= 8
