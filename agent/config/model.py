@@ -92,7 +92,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
 
         staging_size                     chunks on their way: in the staging folder (s5cmd; on tmpfs it is memory),
                                          or in reused memory (stream; directory when it restores), there at most 257 MiB
-        + workers * (64 MiB + 8 MiB + 32 MiB)  one pack, two LZ4 blocks and the process itself, each worker
+        + workers * (64 + 8 + 32 MiB)    one pack, two LZ4 blocks and the process itself, each worker
         + 64 MiB                         the process itself and the manifest's current sections
         + about 2 MiB * connections      s5cmd; stream: 0.1 MiB * connections
 
@@ -100,8 +100,8 @@ class TransferConfig(msgspec.Struct, frozen=True):
         engine: which engine moves chunks.
         connections: connections to the store at once; a chunk on its way uses up to 8 (s5cmd) or 16 (stream).
         staging_size: bytes of chunks on their way at once.
-        workers: worker processes that pack or write; 0 for one per core, at least 2 and at most 8; 1 for none, so that
-            the operation's own process does it.
+        workers: worker processes that pack or write; 0 for one per core (at least 2, at most 8, and no more than memory
+            allows: ``agent.pipeline.workers``); 1 for none, so that the operation's own process does it.
         s5cmd_path: the s5cmd program; empty to find it beside this Python and on PATH.
         page_cache: whether restored large files are left in the page cache.
         retry_seconds: how long a store that does not answer is tried before the operation fails.
