@@ -46,11 +46,17 @@ class WorkerProcesses:
                 raise WorkerDiedError
             return self._idle.pop() if self._idle else self._start()
 
-    def end(self, process: WorkerProcess) -> str:
-        """Ends one; says how it ended."""
+    def give_up(self, process: WorkerProcess) -> str:
+        """Reaps one that died; says how."""
         with self._lock:
             self._all.discard(process)
         return process.end()
+
+    def dismiss(self, process: WorkerProcess) -> None:
+        """Ends one that has nothing to do any more."""
+        with self._lock:
+            self._all.discard(process)
+        process.dismiss()
 
     def abort(self) -> None:
         """Kills and reaps all; whoever waits for one sees that."""
@@ -67,7 +73,7 @@ class WorkerProcesses:
             processes = list(self._all)
             self._all.clear()
         for process in processes:
-            process.end()
+            process.dismiss()
 
     def _start(self) -> WorkerProcess:
         try:
@@ -104,12 +110,11 @@ class WorkerPlace:
             self._process.connection.send(message, descriptors)
             return self._process.connection.receive()[0]
         except WorkerDiedError:
-            raise WorkerDiedError(self._end()) from None
+            process, self._process = self._process, None
+            raise WorkerDiedError(self._processes.give_up(process) if process else "an abort") from None
 
     def close(self) -> None:
         """Ends the process."""
-        self._end()
-
-    def _end(self) -> str:
         process, self._process = self._process, None
-        return self._processes.end(process) if process else "an abort"
+        if process is not None:
+            self._processes.dismiss(process)
