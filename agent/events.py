@@ -167,6 +167,20 @@ class VerifyReport(msgspec.Struct, frozen=True):
     stored_bytes: int
 
 
+class PresentReport(msgspec.Struct, frozen=True):
+    """What the target of a restore held already.
+
+    Attributes:
+        kept_files: files that were as they should be, and stayed.
+        kept_bytes: their stored content, and that of unfinished files that were complete so far.
+        copied_bytes: content of other files that was copied within the target.
+    """
+
+    kept_files: int
+    kept_bytes: int
+    copied_bytes: int
+
+
 class OperationResult(msgspec.Struct, frozen=True):
     """What an operation did. ``occupation`` has the largest cause first: that one held it back.
 
@@ -188,6 +202,7 @@ class OperationResult(msgspec.Struct, frozen=True):
     stages: tuple[StageProgress, ...] = ()
     occupation: tuple[Occupation, ...] = ()
     verify: VerifyReport | None = None
+    present: PresentReport | None = None
     unchanged_files: int = 0
     unchanged_bytes: int = 0
 

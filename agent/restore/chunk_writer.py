@@ -14,18 +14,18 @@ from agent.pipeline.local_errors import local_error
 from agent.pipeline.occupation import processor_seconds
 from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_reader import ManifestReader
-from agent.repository.model import Entry, EntryType
+from agent.repository.model import EntryType
+from agent.restore.content import ContentReader
 from agent.restore.decode import Decoder
-from agent.restore.plan import PackJob
+from agent.restore.keep import Keeper
+from agent.restore.local import LocalContent
+from agent.restore.plan import PackJob, SegmentPlace, entries_of
+from agent.restore.present import Comparing
 from agent.restore.segment_file import SegmentFile
 from agent.restore.selection import Selection
-from agent.restore.task import SegmentPlace, SegmentTask, Task, Written
+from agent.restore.task import SegmentTask, Task, Written
 from agent.restore.writer import Writer
 from agent.storage.engine import Incoming
-
-_IN_PACKS = frozenset(
-    {EntryType.FILE, EntryType.SYMLINK, EntryType.FIFO, EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE}
-)
 
 FILES_AT_ONCE = 128
 """Files that one segment is written into at once: a process may have only so many descriptors."""
@@ -34,8 +34,8 @@ FILES_AT_ONCE = 128
 class ChunkWriting(Protocol):
     """Whatever does the tasks of one thread."""
 
-    def do(self, task: Task, incoming: Incoming) -> Written:
-        """Writes a chunk.
+    def do(self, task: Task, incoming: Incoming | None = None) -> Written:
+        """Writes a chunk that has arrived, or does a local task.
 
         Raises:
             DataLossError: its bytes are damaged.
@@ -60,28 +60,38 @@ class ChunkWriter:
         manifest: ManifestReader,
         selection: Selection,
         writer: Writer,
+        keeper: Keeper,
+        comparing: Comparing,
         warnings: Warnings,
         check: Callable[[], None],
     ) -> None:
         self._manifest = manifest
         self._selection = selection
         self._writer = writer
+        self._keeper = keeper
+        self._local = LocalContent(manifest, selection, comparing, keeper, writer, ContentReader(check))
         self._warnings = warnings
         self._check = check
         self._decoder = Decoder()
 
-    def do(self, task: Task, incoming: Incoming) -> Written:
-        """Writes a chunk."""
-        return self.write(task, incoming.view)
+    def do(self, task: Task, incoming: Incoming | None = None) -> Written:
+        """Writes a chunk, or does a local task."""
+        return self.write(task, incoming.view if incoming is not None else memoryview(b""))
 
     def close(self) -> None:
         """Closes the open directories."""
         self._writer.close()
+        self._keeper.close()
 
     def write(self, task: Task, stored: memoryview) -> Written:
-        """Writes a chunk from its stored bytes. Raises as ``ChunkWriting.do``."""
+        """Writes a chunk from its stored bytes, or does a local task. Raises as ``ChunkWriting.do``."""
         on_processor = processor_seconds()
-        written = self._pack(task, stored) if isinstance(task, PackJob) else self._segment(task, stored)
+        if isinstance(task, PackJob):
+            written = self._pack(task, stored)
+        elif isinstance(task, SegmentTask):
+            written = self._segment(task, stored)
+        else:
+            written = self._local.do(task)
         return msgspec.structs.replace(
             written,
             processor_seconds=processor_seconds() - on_processor,
@@ -93,27 +103,45 @@ class ChunkWriter:
         begun = time.monotonic()
         raw = self._decoder.pack(stored, job.chunk)
         decoded = time.monotonic()
-        count = size = models = 0
+        count = size = models = kept_files = kept_bytes = 0
         for entry in itertools.chain(entries_of(self._manifest, self._selection, job), job.extra):
             self._check()
-            self._writer.write_small(entry, raw[entry.data_offset : entry.data_offset + entry.data_size])
+            content = raw[entry.data_offset : entry.data_offset + entry.data_size]
+            if self._keeper.keeps(entry, job.groups, content):
+                kept_files += entry.type is EntryType.FILE
+                kept_bytes += entry.data_size
+                continue
+            self._writer.write_small(entry, content)
             count += 1
             size += entry.data_size
             models += entry.data_size if entry.model else 0
-        return Written(size, models, count, decoded - begun, time.monotonic() - decoded)
+        return Written(
+            content_bytes=size,
+            model_bytes=models,
+            entries=count,
+            decode_seconds=decoded - begun,
+            write_seconds=time.monotonic() - decoded,
+            kept_files=kept_files,
+            kept_bytes=kept_bytes,
+        )
 
     def _segment(self, task: SegmentTask, stored: memoryview) -> Written:
         begun = time.monotonic()
         writing = 0.0
-        by_file: dict[int, list[SegmentPlace]] = {}
+        by_file: dict[bytes, list[SegmentPlace]] = {}
         for place in task.places:
-            by_file.setdefault(place.number, []).append(place)
+            by_file.setdefault(place.entry.path, []).append(place)
         groups = list(by_file.values())
         for start in range(0, len(groups), FILES_AT_ONCE):
             writing += self._write_into(groups[start : start + FILES_AT_ONCE], task, stored)
         size = sum(place.size for place in task.places)
         models = sum(place.size for place in task.places if place.entry.model)
-        return Written(size, models, 0, time.monotonic() - begun - writing, writing)
+        return Written(
+            content_bytes=size,
+            model_bytes=models,
+            decode_seconds=time.monotonic() - begun - writing,
+            write_seconds=writing,
+        )
 
     def _write_into(self, groups: list[list[SegmentPlace]], task: SegmentTask, stored: memoryview) -> float:
         """Writes a segment into some files, each with all its places; returns the seconds that writing took."""
@@ -133,16 +161,10 @@ class ChunkWriter:
             writing += time.monotonic() - begun
 
         try:
-            files.extend(self._writer.open_large(group[0].number, group[0].entry) for group in groups)
+            files.extend(self._writer.open_large(group[0].entry) for group in groups)
             places = [(place, file) for group, file in zip(groups, files, strict=True) for place in group]
             self._decoder.stream(stored, task.chunk, take, at_page=self._writer.bypasses_cache)
         finally:
             for file in files:
                 file.close()
         return writing
-
-
-def entries_of(manifest: ManifestReader, selection: Selection, job: PackJob) -> list[Entry]:
-    """Returns the chosen entries that are written from a pack, without the job's extra ones."""
-    run = manifest.run_of_entries(job.first, job.count)
-    return [entry for entry in run if entry.type in _IN_PACKS and selection.covers(entry.path)]

@@ -12,6 +12,7 @@ from agent.repository.model import Entry
 _ACL_PREFIX = b"system.posix_acl_"
 _USER_PREFIX = b"user."
 _PRIVILEGED_BITS = 0o6000
+_OF_THE_HOST = frozenset({"security.selinux"})
 
 
 class Metadata:
@@ -37,11 +38,19 @@ class Metadata:
             self._set_xattrs(fd, entry, is_acl=True)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
+    def apply_to_kept(self, fd: int, entry: Entry) -> None:
+        """Applies everything to a file or directory that was there before and stays.
+
+        Raises:
+            PermissionError: it belongs to someone else.
+        """
+        _remove_xattrs(fd, (_ACL_PREFIX, _USER_PREFIX), frozenset(name for name, _ in entry.xattrs))
+        self.apply(fd, entry, is_ours=False)
+
     def apply_to_directory(self, fd: int, entry: Entry) -> None:
         """Applies everything to a directory, which may have been there before and belong to someone else."""
         try:
-            _remove_xattrs(fd, (_ACL_PREFIX, _USER_PREFIX), frozenset(name for name, _ in entry.xattrs))
-            self.apply(fd, entry, is_ours=False)
+            self.apply_to_kept(fd, entry)
         except PermissionError:
             message = "the directory belongs to another user: its mode and times could not be restored"
             self._warnings.add("METADATA_NOT_RESTORED", message, entry.path)
@@ -90,6 +99,23 @@ class Metadata:
                     raise
                 message = f"extended attributes such as {name.decode(errors='replace')} could not be restored"
                 self._warnings.add("XATTR_NOT_RESTORED", message, entry.path)
+
+
+def xattrs_of(place: bytes) -> dict[bytes, bytes]:
+    """Returns the extended attributes that snapshots save; of a symbolic link its own.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    try:
+        names = os.listxattr(place, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        return {}
+    return {
+        os.fsencode(name): os.getxattr(place, name, follow_symlinks=False) for name in names if name not in _OF_THE_HOST
+    }
 
 
 def remove_acls(fd: int) -> None:

@@ -14,6 +14,10 @@ from agent.repository.model import SEGMENT_SIZE, Chunk, Entry, EntryType
 from agent.repository.validate import ArchiveCheck
 from agent.restore.selection import Selection
 
+_IN_PACKS = frozenset(
+    {EntryType.FILE, EntryType.SYMLINK, EntryType.FIFO, EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE}
+)
+
 
 class PackJob(msgspec.Struct, frozen=True, tag="pack"):
     """Fetch a pack and write its entries; also what a worker process is told about it.
@@ -21,25 +25,35 @@ class PackJob(msgspec.Struct, frozen=True, tag="pack"):
     Attributes:
         first, count: the run of entries in the manifest that the pack holds.
         extra: chosen names whose content is that of a file in this pack which is not chosen itself.
+        groups: the hard-link groups of chosen files in it; for those who write it, only the intact ones.
     """
 
     chunk: Chunk
     first: Location
     count: int
     extra: tuple[Entry, ...] = ()
+    groups: tuple[int, ...] = ()
 
 
 class LargeFile:
     """A large file that is being put together in any order of its segments."""
 
-    def __init__(self, number: int, entry: Entry) -> None:
-        self.number = number
+    def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.left = entry.segments
         self.is_begun = False
         self.is_published = False
+        self.is_kept = False
         self.is_lost = False
         self.lock = threading.Lock()
+
+
+class SegmentPlace(msgspec.Struct, frozen=True):
+    """Where a segment is or goes: a large file by its entry, and the place in its stored content."""
+
+    entry: Entry
+    start: int
+    size: int
 
 
 class SegmentTarget(msgspec.Struct, frozen=True):
@@ -48,6 +62,11 @@ class SegmentTarget(msgspec.Struct, frozen=True):
     file: LargeFile
     start: int
     size: int
+
+    @property
+    def place(self) -> SegmentPlace:
+        """The same as plain data."""
+        return SegmentPlace(self.file.entry, self.start, self.size)
 
 
 class SegmentJob(msgspec.Struct, frozen=True):
@@ -78,6 +97,17 @@ class RestorePlan(msgspec.Struct, frozen=True):
     content_bytes: int
     promoted: dict[int, bytes]
     has_hard_links: bool
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether anything chosen has further names in the snapshot."""
+        large = any(file.entry.hard_link_group for file in self.large_files())
+        return large or any(job.groups for job in self.packs)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks are fetched."""
+        return len(self.packs) + len(self.segments)
 
     def large_files(self) -> set[LargeFile]:
         """Returns every large file."""
@@ -115,6 +145,12 @@ def make_plan(manifest: ManifestReader, selection: Selection) -> RestorePlan:
     return planner.plan()
 
 
+def entries_of(manifest: ManifestReader, selection: Selection, job: PackJob) -> list[Entry]:
+    """Returns the chosen entries that are written from a pack, without the job's extra ones."""
+    run = manifest.run_of_entries(job.first, job.count)
+    return [entry for entry in run if entry.type in _IN_PACKS and selection.covers(entry.path)]
+
+
 class _Planner:
     def __init__(self, manifest: ManifestReader, selection: Selection) -> None:
         self._manifest = manifest
@@ -124,6 +160,7 @@ class _Planner:
         self._missing = set() if selection.everything else set(selection.paths)
         self._packs: dict[int, PackJob] = {}
         self._pack: tuple[int, Location, int, bool] | None = None
+        self._pack_groups: list[int] = []
         self._large: list[LargeFile] = []
         self._links: dict[int, Entry] = {}
         self._has_hard_links = False
@@ -138,8 +175,10 @@ class _Planner:
         has_content = is_chosen and entry.type not in (EntryType.DIRECTORY, EntryType.HARD_LINK)
         if self._chunks[entry.chunk].kind is ChunkKind.PACK:
             self._extend_pack(location, entry.chunk, has_content)
+            if has_content and entry.hard_link_group:
+                self._pack_groups.append(entry.hard_link_group)
         elif has_content:
-            self._large.append(LargeFile(len(self._large), entry))
+            self._large.append(LargeFile(entry))
         if is_chosen:
             self._count(entry)
             self._has_hard_links |= entry.type is EntryType.HARD_LINK
@@ -188,8 +227,9 @@ class _Planner:
         if self._pack is not None:
             chunk, first, count, is_needed = self._pack
             if is_needed:
-                self._packs[chunk] = PackJob(self._chunks[chunk], first, count)
+                self._packs[chunk] = PackJob(self._chunks[chunk], first, count, groups=tuple(self._pack_groups))
             self._pack = None
+            self._pack_groups = []
 
     def _promote(self) -> None:
         """Lets the first chosen name of a group have the content, where the group's first name is not chosen."""
@@ -200,10 +240,11 @@ class _Planner:
             entry = msgspec.structs.replace(original, path=link.path)
             self._content += entry.data_size
             if self._chunks[entry.chunk].kind is not ChunkKind.PACK:
-                self._large.append(LargeFile(len(self._large), entry))
+                self._large.append(LargeFile(entry))
                 continue
             job = self._packs.get(entry.chunk) or PackJob(self._chunks[entry.chunk], Location(0, 0), 0)
-            self._packs[entry.chunk] = msgspec.structs.replace(job, extra=(*job.extra, entry))
+            groups = (*job.groups, entry.hard_link_group)
+            self._packs[entry.chunk] = msgspec.structs.replace(job, extra=(*job.extra, entry), groups=groups)
 
     def _count(self, entry: Entry) -> None:
         self._entries += 1

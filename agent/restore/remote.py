@@ -34,13 +34,16 @@ class RemoteWriter:
         self._crew = crew
         self._answers = msgspec.msgpack.Decoder[Answer](Answer)
 
-    def do(self, task: Task, incoming: Incoming) -> Written:
-        """Writes a chunk; what a process that died wrote of it is written again."""
-        place = incoming.place
-        message = msgspec.msgpack.encode(PlacedTask(task, place.offset, place.size))
+    def do(self, task: Task, incoming: Incoming | None = None) -> Written:
+        """Does a task; what a process that died wrote of it is written again."""
+        placed, descriptors = PlacedTask(task), []
+        if incoming is not None:
+            place = incoming.place
+            placed, descriptors = PlacedTask(task, place.offset, place.size), [place.fd]
+        message = msgspec.msgpack.encode(placed)
         for attempt in itertools.count(1):
             try:
-                answer = self._answers.decode(self._worker.call(message, [place.fd]))
+                answer = self._answers.decode(self._worker.call(message, descriptors))
                 break
             except WorkerDiedError as error:
                 self._crew.check()

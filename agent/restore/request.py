@@ -27,6 +27,7 @@ class RestoreRequest(msgspec.Struct, frozen=True, tag="restore"):
         staging_dir: a folder of this operation's own; the daemon removes it afterwards.
         if_not_empty: what to do when the target is not empty.
         paths: paths to restore, relative to the workspace; empty for everything.
+        checksum: compare the content of what is in the target, instead of trusting size and time.
     """
 
     operation: str
@@ -37,3 +38,4 @@ class RestoreRequest(msgspec.Struct, frozen=True, tag="restore"):
     transfer: TransferConfig = TransferConfig()
     if_not_empty: IfNotEmpty = IfNotEmpty.FAIL
     paths: tuple[bytes, ...] = ()
+    checksum: bool = False

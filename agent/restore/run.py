@@ -11,24 +11,29 @@ from collections.abc import Iterator
 
 from agent.config.model import TransferConfig
 from agent.errors import DataLossError
-from agent.events import Emit, OperationResult, Stage
+from agent.events import Emit, OperationResult, PresentReport, Stage
 from agent.pipeline.crew import Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.worker_processes import WorkerProcesses
 from agent.pipeline.workers import free_memory, usable_cores, worker_count
 from agent.repository.manifest_reader import ManifestReader, read_local
-from agent.repository.model import EntryType, SnapshotSummary
+from agent.repository.model import Entry, SnapshotSummary
 from agent.repository.repository import Repository
 from agent.restore.chunk_writer import ChunkWriter, ChunkWriting
 from agent.restore.directories import Directories
 from agent.restore.fetch import Fetcher
+from agent.restore.keep import Keeper
+from agent.restore.large import Hand, Publisher
+from agent.restore.links import further_names, intact_groups
 from agent.restore.metadata import Metadata
 from agent.restore.notes import Notes
 from agent.restore.page_cache import bypasses
 from agent.restore.plan import RestorePlan, make_plan
+from agent.restore.present import Comparing
 from agent.restore.remote import MODULE, RemoteWriter
 from agent.restore.request import IfNotEmpty, RestoreRequest
+from agent.restore.reuse import Reuse
 from agent.restore.selection import Selection
 from agent.restore.target import Target, open_target
 from agent.restore.task import Setup
@@ -40,8 +45,6 @@ from agent.storage.open import engine_reason, open_store, running_engine
 SMALL_BYTES = 64 << 20
 SMALL_ENTRIES = 2000
 """Below both, one worker in the restore's own process takes about as long as worker processes take to start."""
-
-_HARD_LINKS = frozenset({EntryType.HARD_LINK})
 
 STAGES = (Stage.DOWNLOAD, Stage.DECOMPRESS, Stage.WRITE, Stage.FINISH)
 
@@ -103,6 +106,8 @@ class _Restore:
         cores = usable_cores()
         self._bypasses_cache = bypasses(request.transfer.page_cache, large_bytes, free_memory(), cores)
         self._numbers = itertools.count()
+        self._comparing = Comparing.NOT
+        self._left = plan
 
     def run(self, workers: int, processes: WorkerProcesses) -> OperationResult:
         """Runs the pipeline with so many workers: in processes of their own, or the only one in this process."""
@@ -111,7 +116,9 @@ class _Restore:
         target = open_target(self._request)
         succeeded = False
         try:
-            if target.was_empty:
+            if not target.was_empty:
+                self._comparing = Comparing.CONTENT if self._request.checksum else Comparing.TIMES
+            else:
                 target.require_room(self._plan.content_bytes, self._plan.totals.entries)
             with Reporter(self._notes.meter, self._emit):
                 self._run(target, workers, processes)
@@ -129,11 +136,14 @@ class _Restore:
         crew = Crew(self._cancel, on_stop=stop)
         with local_errors(f"restoring into {os.fsdecode(self._request.target)} failed"), crew.work():
             target.begin()
-            fetcher = Fetcher(self._engine, self._plan, chunks_ahead(self._request.transfer, workers), workers, crew)
-            crew.start("fetch", fetcher.run)
+            # With nothing to compare, chunks are on their way while directories are made.
+            fetcher = None if self._compares else self._start_fetching(workers, crew)
             directories = Directories(target, self._manifest, self._selection, self._request.if_not_empty, crew)
             directories.make()
-            self._move(target, fetcher, crew, [self._chunks(target, workers, processes, crew) for _ in range(workers)])
+            with self._hands(target, workers, processes, crew) as hands:
+                if self._compares:
+                    self._left = self._reuse(target, hands, crew)
+                self._move(target, fetcher or self._start_fetching(workers, crew), crew, hands)
             with Stopwatch() as watch:
                 links = self._link(target, crew)
                 if self._request.if_not_empty is IfNotEmpty.MIRROR and not self._notes.damage.chunks:
@@ -145,36 +155,55 @@ class _Restore:
         if self._notes.damage.chunks:
             raise self._data_loss()
 
-    def _move(self, target: Target, fetcher: Fetcher, crew: Crew, writings: list[ChunkWriting]) -> None:
-        workers = [
-            Worker(
-                fetcher,
-                self._manifest,
-                self._selection,
-                chunks,
-                self._writer(target),
-                self._engine.name,
-                self._notes,
-            )
-            for chunks in writings
+    @property
+    def _compares(self) -> bool:
+        return self._comparing is not Comparing.NOT
+
+    def _start_fetching(self, workers: int, crew: Crew) -> Fetcher:
+        fetcher = Fetcher(self._engine, self._left, chunks_ahead(self._request.transfer, workers), workers, crew)
+        crew.start("fetch", fetcher.run)
+        return fetcher
+
+    @contextlib.contextmanager
+    def _hands(self, target: Target, workers: int, processes: WorkerProcesses, crew: Crew) -> Iterator[list[Hand]]:
+        """What each working thread works with; large files that are not complete in the end are removed."""
+        hands = [
+            Hand(self._chunks(target, workers, processes, crew), Publisher(self._writer(target), self._notes))
+            for _ in range(workers)
         ]
-        for number, worker in enumerate(workers):
-            crew.start(f"write-{number}", worker.run)
         try:
-            crew.join()
-            for file in self._plan.empty:
-                workers[0].publish_empty(file)
+            yield hands
         finally:
+            for hand in hands:
+                hand.close()
             with contextlib.closing(self._writer(target)) as writer:
                 for file in self._plan.large_files():
                     if file.is_begun and not file.is_published:
                         writer.discard_large(file)
 
+    def _reuse(self, target: Target, hands: list[Hand], crew: Crew) -> RestorePlan:
+        groups: frozenset[int] = frozenset()
+        if self._plan.has_groups:
+            groups = intact_groups(target.root_fd, self._manifest, self._selection, self._plan.promoted, crew.check)
+        with contextlib.closing(Keeper(target.root_fd, self._comparing, self._metadata)) as keeper:
+            return Reuse(self._plan, target.root_fd, hands, keeper, groups, self._notes, crew).run()
+
+    def _move(self, target: Target, fetcher: Fetcher, crew: Crew, hands: list[Hand]) -> None:
+        for number, hand in enumerate(hands):
+            worker = Worker(fetcher, self._manifest, self._selection, hand, self._engine.name, self._notes)
+            crew.start(f"write-{number}", worker.run)
+        crew.join()
+        for file in self._left.empty:
+            hands[0].publisher.publish_empty(file)
+
     def _chunks(self, target: Target, workers: int, processes: WorkerProcesses, crew: Crew) -> ChunkWriting:
         if workers > 1:
             return RemoteWriter(processes, self._setups(), target.folders, crew)
-        writer, warnings = self._writer(target), self._notes.warnings
-        return ChunkWriter(self._manifest, self._selection, writer, warnings, crew.check)
+        keeper = Keeper(target.root_fd, self._comparing, self._metadata)
+        warnings = self._notes.warnings
+        return ChunkWriter(
+            self._manifest, self._selection, self._writer(target), keeper, self._comparing, warnings, crew.check
+        )
 
     def _setups(self) -> Iterator[Setup]:
         for number in self._numbers:
@@ -184,6 +213,7 @@ class _Restore:
                 self._request.paths,
                 self._request.if_not_empty,
                 self._bypasses_cache,
+                self._comparing,
             )
 
     def _writer(self, target: Target) -> Writer:
@@ -203,23 +233,21 @@ class _Restore:
         lost = self._notes.damage.paths
         count = 0
         with contextlib.closing(self._writer(target)) as writer:
-            for number in range(self._manifest.entry_sections):
-                for entry in self._manifest.of_types(number, _HARD_LINKS):
-                    crew.check()
-                    if not self._selection.covers(entry.path):
-                        continue
-                    original = self._plan.promoted.get(entry.hard_link_group, entry.link_target)
-                    if original == entry.path:
-                        continue
-                    if original in lost:
-                        lost.add(entry.path)
-                    elif original in self._notes.not_made:
-                        message = "the file it is a further name of could not be restored"
-                        self._notes.warnings.add("LINK_NOT_RESTORED", message, entry.path)
-                    else:
-                        writer.link(entry, original)
-                        count += 1
+            for entry, original in self._further_names(crew):
+                if original in lost:
+                    lost.add(entry.path)
+                elif original in self._notes.not_made:
+                    message = "the file it is a further name of could not be restored"
+                    self._notes.warnings.add("LINK_NOT_RESTORED", message, entry.path)
+                else:
+                    writer.link(entry, original)
+                    count += 1
         return count
+
+    def _further_names(self, crew: Crew) -> Iterator[tuple[Entry, bytes]]:
+        for found in further_names(self._manifest, self._selection, self._plan.promoted):
+            crew.check()
+            yield found
 
     def _written_entries(self) -> int:
         totals = self._plan.totals
@@ -239,12 +267,12 @@ class _Restore:
     def _result(self) -> OperationResult:
         stages = self._notes.meter.stages()
         downloaded = sum(stage.bytes_done for stage in stages if stage.stage is Stage.DOWNLOAD)
-        jobs = len(self._plan.packs) + len(self._plan.segments)
+        present = self._notes.present
         return OperationResult(
             snapshot_id=self._manifest.summary.id,
             totals=self._plan.totals,
-            chunks=jobs,
-            chunks_transferred=jobs,
+            chunks=self._plan.chunks,
+            chunks_transferred=self._left.chunks,
             raw_bytes=sum(job.chunk.raw_size for job in self._plan.jobs()),
             transferred_bytes=downloaded,
             seconds=time.monotonic() - self._notes.meter.started,
@@ -253,6 +281,7 @@ class _Restore:
             engine_reason=engine_reason(self._request.storage, self._request.transfer),
             occupation=self._notes.occupations.totals(),
             stages=stages,
+            present=PresentReport(present.files, present.bytes, present.copied) if self._compares else None,
         )
 
 

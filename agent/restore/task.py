@@ -6,8 +6,9 @@ import msgspec
 
 from agent.errors import ErrorInfo
 from agent.events import WarningRaised
-from agent.repository.model import Chunk, Entry
-from agent.restore.plan import PackJob
+from agent.repository.model import Chunk
+from agent.restore.plan import PackJob, SegmentPlace
+from agent.restore.present import Comparing
 from agent.restore.request import IfNotEmpty
 
 
@@ -19,6 +20,7 @@ class Setup(msgspec.Struct, frozen=True):
         manifest: the manifest's file.
         paths: what is chosen.
         bypasses_cache: whether large files are written past the page cache.
+        comparing: how what is in the target is compared.
     """
 
     number: int
@@ -26,15 +28,7 @@ class Setup(msgspec.Struct, frozen=True):
     paths: tuple[bytes, ...]
     if_not_empty: IfNotEmpty
     bypasses_cache: bool
-
-
-class SegmentPlace(msgspec.Struct, frozen=True):
-    """Where a segment goes: a large file by its number and entry, and the place in its stored content."""
-
-    number: int
-    entry: Entry
-    start: int
-    size: int
+    comparing: Comparing
 
 
 class SegmentTask(msgspec.Struct, frozen=True, tag="segment"):
@@ -44,29 +38,62 @@ class SegmentTask(msgspec.Struct, frozen=True, tag="segment"):
     places: tuple[SegmentPlace, ...]
 
 
-Task = PackJob | SegmentTask
-"""Decode one chunk, verify it and write it."""
+class PackCheck(msgspec.Struct, frozen=True, tag="pack_check"):
+    """Keep the entries of a pack that are in the target, and make what has no content; not done if any is missing."""
+
+    job: PackJob
+
+    @property
+    def chunk(self) -> Chunk:
+        """The pack."""
+        return self.job.chunk
+
+
+class SegmentCheck(msgspec.Struct, frozen=True, tag="segment_check"):
+    """Look whether a file of the target, or an unfinished one, holds a segment; not done if it does not."""
+
+    chunk: Chunk
+    place: SegmentPlace
+    is_unfinished: bool = False
+
+
+class SegmentCopy(msgspec.Struct, frozen=True, tag="segment_copy"):
+    """Copy a segment from a file of the target to unfinished files; not done if it is not there."""
+
+    chunk: Chunk
+    source: SegmentPlace
+    places: tuple[SegmentPlace, ...]
+
+
+LocalTask = PackCheck | SegmentCheck | SegmentCopy
+"""Make use of what the target holds."""
+
+Task = PackJob | SegmentTask | LocalTask
+"""Decode one chunk, verify it and write it; or find and copy what would be in it."""
 
 
 class PlacedTask(msgspec.Struct, frozen=True):
-    """A task and where its chunk's stored bytes are in the file whose descriptor comes with the message."""
+    """A task, and where its chunk's stored bytes are in the file whose descriptor comes along, if one does."""
 
     task: Task
-    offset: int
-    size: int
+    offset: int = 0
+    size: int = 0
 
 
 class Written(msgspec.Struct, frozen=True, tag="written"):
-    """A task was done.
+    """A task was done, or found that it cannot be.
 
     Attributes:
+        is_done: whether it was done; only local tasks may say no.
         content_bytes, model_bytes, entries: what was written. A large file is counted when it is published, not here.
         decode_seconds, write_seconds: how long each took.
         processor_seconds: how long the thread was on a processor, or in line for one.
         warnings: what could not be restored as asked.
         not_made: paths that were left out.
+        kept_files, kept_bytes: files that were in the target before, with their stored content.
     """
 
+    is_done: bool = True
     content_bytes: int = 0
     model_bytes: int = 0
     entries: int = 0
@@ -75,6 +102,8 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
     processor_seconds: float = 0.0
     warnings: tuple[WarningRaised, ...] = ()
     not_made: tuple[bytes, ...] = ()
+    kept_files: int = 0
+    kept_bytes: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

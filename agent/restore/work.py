@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from agent.errors import DataLossError, ObjectNotFoundError
-from agent.events import Cause, ChunkFinished, FileReady, Stage
+from agent.events import Cause, ChunkFinished, Stage
 from agent.pipeline.crew import Stopwatch
 from agent.repository.manifest_reader import ManifestReader
-from agent.restore.chunk_writer import ChunkWriting, entries_of
 from agent.restore.fetch import Fetched, Fetcher
+from agent.restore.large import Hand
 from agent.restore.notes import Notes
-from agent.restore.plan import Job, LargeFile, PackJob
+from agent.restore.plan import Job, PackJob, entries_of
 from agent.restore.selection import Selection
-from agent.restore.task import SegmentPlace, SegmentTask, Task, Written
-from agent.restore.writer import Writer
+from agent.restore.task import SegmentTask, Task, Written
 from agent.storage.engine import Incoming
 
 
@@ -24,27 +23,22 @@ class Worker:
         fetcher: Fetcher,
         manifest: ManifestReader,
         selection: Selection,
-        chunks: ChunkWriting,
-        writer: Writer,
+        hand: Hand,
         engine_name: str,
         notes: Notes,
     ) -> None:
         self._fetcher = fetcher
         self._manifest = manifest
         self._selection = selection
-        self._chunks = chunks
-        self._writer = writer
+        self._chunks = hand.chunks
+        self._publisher = hand.publisher
         self._engine_name = engine_name
         self._notes = notes
 
     def run(self) -> None:
         """Works until no chunk is left."""
-        try:
-            while (fetched := self._take()) is not None:
-                self._handle(fetched)
-        finally:
-            self._writer.close()
-            self._chunks.close()
+        while (fetched := self._take()) is not None:
+            self._handle(fetched)
 
     def _take(self) -> Fetched | None:
         with Stopwatch() as watch:
@@ -90,47 +84,18 @@ class Worker:
         self._notes.occupations.worked(watch.seconds, written.processor_seconds)
         self._count(job, written)
         if not isinstance(job, PackJob):
-            for target in job.targets:
-                self._segment_written(target.file)
+            self._publisher.written(job.targets)
 
     def _task(self, job: Job) -> Task:
         """Returns what the writer of chunks is told; the unfinished files are there then."""
         if isinstance(job, PackJob):
             return job
-        for file in {target.file for target in job.targets}:
-            self._writer.begin_large(file)
-        places = (
-            SegmentPlace(target.file.number, target.file.entry, target.start, target.size) for target in job.targets
-        )
-        return SegmentTask(job.chunk, tuple(places))
+        self._publisher.begin(job.targets)
+        return SegmentTask(job.chunk, tuple(target.place for target in job.targets))
 
     def _count(self, job: Job, written: Written) -> None:
-        self._notes.warnings.merge(written.warnings)
-        self._notes.not_made.update(written.not_made)
         self._notes.meter.add(Stage.DECOMPRESS, job.chunk.raw_size, busy_seconds=written.decode_seconds)
-        self._notes.meter.add(
-            Stage.WRITE, written.content_bytes, written.entries, written.write_seconds, written.model_bytes
-        )
-
-    def _segment_written(self, file: LargeFile) -> None:
-        with file.lock:
-            file.left -= 1
-            is_complete = file.left == 0 and not file.is_lost
-        if is_complete:
-            self._publish(file)
-
-    def publish_empty(self, file: LargeFile) -> None:
-        """Makes a large file that has no stored content."""
-        self._writer.begin_large(file)
-        self._publish(file)
-        self._writer.close()
-
-    def _publish(self, file: LargeFile) -> None:
-        self._writer.publish_large(file)
-        self._notes.not_made.update(self._writer.take_not_made())
-        file.is_published = True
-        self._notes.meter.add(Stage.WRITE, entries=1)
-        self._notes.emit(FileReady(file.entry.path, file.entry.size))
+        self._notes.written(written)
 
     def _lost(self, fetched: Fetched, problem: str) -> None:
         job = fetched.job

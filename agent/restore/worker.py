@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 
 import msgspec
 
@@ -14,6 +15,7 @@ from agent.pipeline.warnings import Warnings
 from agent.pipeline.worker_process import WorkerDiedError, own_connection, received
 from agent.repository.manifest_reader import read_local
 from agent.restore.chunk_writer import ChunkWriter
+from agent.restore.keep import Keeper
 from agent.restore.metadata import Metadata
 from agent.restore.selection import Selection
 from agent.restore.target import Folders
@@ -31,7 +33,7 @@ def main() -> int:
         while True:
             message, descriptors = connection.receive()
             with received(descriptors):
-                answer = _answer(worker, tasks.decode(message), descriptors[0])
+                answer = _answer(worker, tasks.decode(message), descriptors)
             connection.send(msgspec.msgpack.encode(answer))
     except WorkerDiedError:
         return 0
@@ -40,14 +42,16 @@ def main() -> int:
 def _chunk_writer(setup: Setup, folders: Folders) -> ChunkWriter:
     warnings = Warnings()
     manifest, selection = read_local(setup.manifest), Selection(setup.paths)
-    writer = Writer(folders, setup.number, setup.if_not_empty, Metadata(warnings), setup.bypasses_cache, warnings)
+    metadata = Metadata(warnings)
+    writer = Writer(folders, setup.number, setup.if_not_empty, metadata, setup.bypasses_cache, warnings)
+    keeper = Keeper(folders.root_fd, setup.comparing, metadata)
     # Nothing to check: whoever wants it to stop kills it.
-    return ChunkWriter(manifest, selection, writer, warnings, lambda: None)
+    return ChunkWriter(manifest, selection, writer, keeper, setup.comparing, warnings, lambda: None)
 
 
-def _answer(worker: ChunkWriter, placed: PlacedTask, fd: int) -> Answer:
+def _answer(worker: ChunkWriter, placed: PlacedTask, descriptors: Sequence[int]) -> Answer:
     try:
-        stored = memoryview(map_file(fd, placed.offset, placed.size) if placed.size else b"")
+        stored = memoryview(map_file(descriptors[0], placed.offset, placed.size) if placed.size else b"")
         return worker.write(placed.task, stored)
     except GpusnapError as error:
         return Refused(describe(error))

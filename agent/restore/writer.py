@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Callable
+
+from blake3 import blake3
 
 from agent.errors import LocalIoError
 from agent.pipeline.beneath import Beneath, remove
@@ -20,6 +21,7 @@ from agent.restore.segment_file import SegmentFile, write_content
 from agent.restore.target import Folders
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UPDATE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 _NODE_MODE = {EntryType.FIFO: 0o010000, EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
@@ -86,7 +88,7 @@ class Writer:
             if file.is_begun:
                 return
             try:
-                folder_fd, name = self._unfinished(file.number, file.entry)
+                folder_fd, name = self._unfinished(file.entry)
                 if folder_fd != self._folders.work_fd:
                     # A killed restore leaves its own there.
                     remove(folder_fd, name)
@@ -99,22 +101,31 @@ class Writer:
                 raise _cannot_write(file.entry, error) from error
             file.is_begun = True
 
-    def open_large(self, number: int, entry: Entry) -> SegmentFile:
+    def open_large(self, entry: Entry) -> SegmentFile:
         """Opens an unfinished file for writing blocks; the caller closes it.
 
         Raises:
             GpusnapError: it cannot be opened; the message names it.
         """
         try:
-            folder_fd, name = self._unfinished(number, entry)
+            folder_fd, name = self._unfinished(entry)
             return SegmentFile(os.open(name, _WRITE_FLAGS, dir_fd=folder_fd), entry, self.bypasses_cache)
         except OSError as error:
             raise _cannot_write(entry, error) from error
 
+    def reopen_large(self, entry: Entry) -> int:
+        """Opens an unfinished file for reading and writing; the caller closes it.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        folder_fd, name = self._unfinished(entry)
+        return os.open(name, _UPDATE_FLAGS, dir_fd=folder_fd)
+
     def publish_large(self, file: LargeFile) -> None:
         """Gives a complete large file its metadata and its final name."""
         try:
-            folder_fd, temporary = self._unfinished(file.number, file.entry)
+            folder_fd, temporary = self._unfinished(file.entry)
             fd = os.open(temporary, _WRITE_FLAGS, dir_fd=folder_fd)
             try:
                 self._metadata.apply(fd, file.entry, is_ours=True)
@@ -129,11 +140,11 @@ class Writer:
 
     def discard_large(self, file: LargeFile) -> None:
         """Removes the unfinished file of a large file that will not be completed."""
-        folder_fd, name = self._unfinished(file.number, file.entry)
+        folder_fd, name = self._unfinished(file.entry)
         remove(folder_fd, name)
 
     def link(self, entry: Entry, original: bytes) -> None:
-        """Makes a further name of a file that was restored.
+        """Makes a further name of a file that was restored, unless it is one already.
 
         Raises:
             GpusnapError: it cannot be made.
@@ -143,6 +154,8 @@ class Writer:
             try:
                 temporary = next(self._temporary_names)
                 source_name = original.rpartition(b"/")[2]
+                if _is_same_file(source_fd, source_name, *self._beneath.parent(entry.path)):
+                    return
                 work_fd = self._folders.work_fd
                 try:
                     os.link(source_name, temporary, src_dir_fd=source_fd, dst_dir_fd=work_fd, follow_symlinks=False)
@@ -154,17 +167,15 @@ class Writer:
                     os.link(source_name, temporary, src_dir_fd=source_fd, dst_dir_fd=work_fd, follow_symlinks=False)
                 parent_fd, name = self._beneath.parent(entry.path)
                 self._publish(work_fd, temporary, parent_fd, name, entry)
-                # Renaming a name onto another one of the same file does nothing and leaves both.
-                remove(work_fd, temporary)
             finally:
                 os.close(source_fd)
         except OSError as error:
             raise _cannot_write(entry, error) from error
 
-    def _unfinished(self, number: int, entry: Entry) -> tuple[int, bytes]:
+    def _unfinished(self, entry: Entry) -> tuple[int, bytes]:
         """Returns where a large file grows: in the work folder, or beside its final name on another file system."""
         parent_fd, _ = self._beneath.parent(entry.path)
-        name = b"large-%d" % number
+        name = unfinished_name(entry.path)
         if os.fstat(parent_fd).st_dev == os.fstat(self._folders.work_fd).st_dev:
             return self._folders.work_fd, name
         return parent_fd, WORK_FOLDER_PREFIX + name
@@ -231,12 +242,16 @@ class Writer:
         return True
 
 
-def apply_once(action: Callable[[], None], entry: Entry) -> None:
-    """Runs an action on an entry; its OSError names the entry."""
+def unfinished_name(path: bytes) -> bytes:
+    """Returns what a large file is called while it is not complete: the same in every restore."""
+    return b"large-" + blake3(path).digest(length=16).hex().encode()
+
+
+def _is_same_file(fd: int, name: bytes, other_fd: int, other: bytes) -> bool:
     try:
-        action()
-    except OSError as error:
-        raise _cannot_write(entry, error) from error
+        return os.path.samestat(os.lstat(name, dir_fd=fd), os.lstat(other, dir_fd=other_fd))
+    except FileNotFoundError:
+        return False
 
 
 def _reserve(fd: int, entry: Entry) -> None:

@@ -140,11 +140,13 @@ ACROSS = """
 import os, sys
 from pathlib import Path
 from agent.restore.request import IfNotEmpty
+from agent.restore.writer import unfinished_name
 from tests.support.pipelines import Pipelines, leftovers
 from tests.support.trees import compare
 folder = Path(sys.argv[1])
 target = os.fsencode(folder / "target")
-(folder / "target/dir/.gpusnap-restore-large-0").write_text("what a killed restore left")
+left = b".gpusnap-restore-" + unfinished_name(b"dir/large")
+(folder / "target/dir" / os.fsdecode(left)).write_text("what a killed restore left")
 pipelines = Pipelines.reopen(folder)
 pipelines.restore(target, if_not_empty=IfNotEmpty[sys.argv[2]])
 print(pipelines.warned(), compare(os.fsencode(folder / "workspace"), target), leftovers(target))

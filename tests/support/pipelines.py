@@ -101,6 +101,7 @@ class Pipelines:
         *,
         if_not_empty: IfNotEmpty = IfNotEmpty.FAIL,
         paths: Sequence[bytes] = (),
+        checksum: bool = False,
         cancel: threading.Event | None = None,
         staging: Path | None = None,
     ) -> OperationResult:
@@ -115,6 +116,7 @@ class Pipelines:
             transfer=self.transfer,
             if_not_empty=if_not_empty,
             paths=tuple(paths),
+            checksum=checksum,
         )
         return restore.run(request, self.events.append, cancel or threading.Event())
 

@@ -1,0 +1,159 @@
+"""Makes use of what the target holds, task by task. In the restore's process or in a worker process."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+
+from blake3 import blake3
+
+from agent.pipeline.local_errors import local_error
+from agent.repository.manifest_reader import ManifestReader
+from agent.repository.model import Entry, EntryType, padded
+from agent.repository.tar import member_header
+from agent.restore.content import ContentReader, are_holes_empty, next_data
+from agent.restore.keep import Keeper
+from agent.restore.plan import PackJob, SegmentPlace, entries_of
+from agent.restore.present import Comparing
+from agent.restore.selection import Selection
+from agent.restore.task import LocalTask, PackCheck, SegmentCheck, SegmentCopy, Written
+from agent.restore.writer import Writer
+
+_NOT_DONE = Written(is_done=False)
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class LocalContent:
+    """Does local tasks. One per thread."""
+
+    def __init__(
+        self,
+        manifest: ManifestReader,
+        selection: Selection,
+        comparing: Comparing,
+        keeper: Keeper,
+        writer: Writer,
+        reader: ContentReader,
+    ) -> None:
+        self._manifest = manifest
+        self._selection = selection
+        self._comparing = comparing
+        self._keeper = keeper
+        self._writer = writer
+        self._reader = reader
+
+    def do(self, task: LocalTask) -> Written:
+        """Does a task.
+
+        Raises:
+            GpusnapError: what is missing cannot be written.
+        """
+        if isinstance(task, PackCheck):
+            return self._pack(task.job)
+        if isinstance(task, SegmentCheck):
+            return Written(is_done=self._is_segment(task.place, task.chunk.id, task.is_unfinished))
+        return self._copy(task)
+
+    def _pack(self, job: PackJob) -> Written:
+        """Keeps the files of a pack if all are there, and then makes of the rest what is not."""
+        is_verified = self._comparing is Comparing.CONTENT
+        if is_verified and not self._is_pack(job):
+            return _NOT_DONE
+        files = size = written = 0
+        without_content: list[Entry] = []
+        for entry in itertools.chain(entries_of(self._manifest, self._selection, job), job.extra):
+            if not entry.data_size:
+                without_content.append(entry)
+            elif self._keeper.keeps(entry, job.groups, is_verified=is_verified):
+                files += 1
+                size += entry.data_size
+            else:
+                return _NOT_DONE
+        for entry in without_content:
+            if not self._keeper.keeps(entry, job.groups):
+                self._writer.write_small(entry, memoryview(b""))
+                written += 1
+            elif entry.type is EntryType.FILE:
+                files += 1
+        return Written(entries=written, kept_files=files, kept_bytes=size)
+
+    def _is_pack(self, job: PackJob) -> bool:
+        """Says whether a pack that is built from what is in the target has the id of the stored one."""
+        if job.extra:
+            return False
+        hasher = blake3()
+        for entry in self._manifest.run_of_entries(job.first, job.count):
+            hasher.update(member_header(entry))
+            if entry.type is EntryType.FILE and entry.data_size:
+                size = self._hash_file(hasher, entry)
+                if size != entry.data_size:
+                    return False
+                hasher.update(bytes(padded(size) - size))
+        return hasher.digest() == job.chunk.id
+
+    def _hash_file(self, hasher: blake3, entry: Entry) -> int:
+        """Hashes a file of a pack; returns how much content it had, which is less if it is not that file."""
+        size = 0
+        try:
+            fd = self._keeper.open_file(entry.path)
+        except OSError:
+            return -1
+        try:
+            if os.fstat(fd).st_size != entry.size or not are_holes_empty(fd, entry):
+                return -1
+            for block in self._reader.blocks(fd, entry, 0, entry.data_size):
+                hasher.update(block)
+                size += len(block)
+        finally:
+            os.close(fd)
+        return size
+
+    def _is_segment(self, place: SegmentPlace, chunk_id: bytes, is_unfinished: bool) -> bool:
+        entry, start, size = place.entry, place.start, place.size
+        try:
+            fd = self._writer.reopen_large(entry) if is_unfinished else self._keeper.open_file(entry.path)
+            try:
+                if is_unfinished and next_data(fd, start, start + size) == start + size:
+                    # Room that was never written: reading its zeros would only take time.
+                    return False
+                # The holes are looked at along with the first segment.
+                if start == 0 and not are_holes_empty(fd, entry):
+                    return False
+                return self._reader.is_segment(fd, entry, start, size, chunk_id)
+            finally:
+                os.close(fd)
+        except OSError:
+            # What cannot be read is fetched.
+            return False
+
+    def _copy(self, task: SegmentCopy) -> Written:
+        try:
+            fd = self._keeper.open_file(task.source.entry.path)
+        except OSError:
+            return _NOT_DONE
+        try:
+            if all(self._copy_to(fd, task, place) for place in task.places):
+                return Written(
+                    content_bytes=sum(place.size for place in task.places),
+                    model_bytes=sum(place.size for place in task.places if place.entry.model),
+                )
+        finally:
+            os.close(fd)
+        return _NOT_DONE
+
+    def _copy_to(self, fd: int, task: SegmentCopy, place: SegmentPlace) -> bool:
+        """Copies a segment and says whether what has arrived is what belongs there."""
+        source = task.source
+        try:
+            to_fd = self._writer.reopen_large(place.entry)
+            try:
+                self._reader.copy(fd, source.entry, source.start, to_fd, place.entry, place.start, place.size)
+                return self._reader.is_segment(to_fd, place.entry, place.start, place.size, task.chunk.id)
+            finally:
+                os.close(to_fd)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise local_error(f"{os.fsdecode(place.entry.path)} cannot be written", error) from error
+            # The segment is fetched instead; what hinders that says so then.
+            return False

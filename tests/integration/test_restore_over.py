@@ -1,0 +1,389 @@
+"""Restores over what is there: what is as it should be stays, and only what is not is fetched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.config.model import MIB
+from agent.events import ChunkFinished, OperationResult, PresentReport
+from agent.repository.model import SEGMENT_SIZE
+from agent.restore.request import IfNotEmpty
+from tests.support.pipelines import Pipelines, leftovers, memory_folder
+from tests.support.saved import VARIED_TREE, Saved
+from tests.support.trees import (
+    Fifo,
+    File,
+    Node,
+    Seeded,
+    Sparse,
+    Symlink,
+    facts,
+    names,
+    trees,
+)  # fmt: skip
+
+OVERWRITE, MIRROR = IfNotEmpty.OVERWRITE, IfNotEmpty.MIRROR
+IS_ROOT = os.geteuid() == 0
+
+TREE: list[Node] = [
+    *VARIED_TREE,
+    Fifo(b"dir/pipe"),
+    Symlink(b"link", b"x large"),
+    File(b"dir/small b", b"b" * 300, xattrs=((b"user.kept", b"1"),)),
+    File(b"dir/sparse", Sparse(200_000, ((8192, 4096),))),
+    File(b"sparse large", Sparse(300_000, ((0, 4096), (200_000, 9000)))),
+    File(b"y large", Seeded(9000, seed=7)),
+]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder in memory, removed at once."""
+    path = Path(tempfile.mkdtemp(prefix="gpusnap-over-", dir=memory_folder()))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def saved(folder: Path) -> Saved:
+    """A workspace that is restored already."""
+    saved = Saved(folder, TREE)
+    saved.restore()
+    return saved
+
+
+def over(
+    saved: Saved, *paths: bytes, mode: IfNotEmpty = OVERWRITE, checksum: bool = False, workers: int = 1
+) -> OperationResult:
+    """Restores over what is there; nothing outside is touched, and the target is then as the workspace was."""
+    pipelines = saved.pipelines
+    pipelines.transfer = msgspec.structs.replace(pipelines.transfer, workers=workers)
+    outside = facts(os.fsencode(saved.outside))
+    target = os.fsencode(saved.target)
+    result = pipelines.restore(target, saved.id, if_not_empty=mode, paths=paths, checksum=checksum)
+    assert facts(os.fsencode(saved.outside)) == outside
+    assert leftovers(target) == []
+    # The folder above single paths is not restored, and something was made in it for a while.
+    assert [line for line in saved.differences() if not (paths and line.startswith(".: modification"))] == []
+    assert result.chunks_transferred == len(moved(pipelines))
+    return result
+
+
+def moved(pipelines: Pipelines) -> set[str]:
+    """Returns the ids of the chunks that the last operation fetched."""
+    return {event.chunk_id for event in pipelines.events if isinstance(event, ChunkFinished)}
+
+
+def inodes(root: Path) -> dict[str, int]:
+    """Returns the inode and the time of the last change of every file: tells whether it was written."""
+    return {str(path): path.lstat().st_ino for path in root.rglob("*")}
+
+
+def change_keeping_times(path: Path, position: int = 10) -> None:
+    """Changes a byte of a file, but neither its size nor its time."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)
+        file.seek(position)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("mode", [OVERWRITE, MIRROR])
+def test_an_intact_target_moves_no_chunk(saved: Saved, mode: IfNotEmpty, checksum: bool, workers: int) -> None:
+    before = inodes(saved.target)
+    result = over(saved, mode=mode, checksum=checksum, workers=workers)
+    assert moved(saved.pipelines) == set()
+    assert result.chunks > 0
+    assert result.transferred_bytes == 0
+    files = result.totals.models.files + result.totals.other.files
+    assert result.present == PresentReport(files, result.totals.models.bytes + result.totals.other.bytes, 0)
+    assert inodes(saved.target) == before
+
+
+def test_a_fresh_target_holds_nothing(saved: Saved) -> None:
+    result = saved.pipelines.restore(os.fsencode(saved.folder / "fresh"), saved.id, if_not_empty=OVERWRITE)
+    assert result.present is None
+    assert result.chunks_transferred == result.chunks
+
+
+def test_single_paths_of_an_intact_target_move_no_chunk(saved: Saved) -> None:
+    for paths in ((b"dir", b"small a"), (b"dir/small b", b"x large"), (b"more", b"small more")):
+        before = inodes(saved.target)
+        assert over(saved, *paths).chunks > 0
+        assert moved(saved.pipelines) == set()
+        assert inodes(saved.target) == before
+
+
+def test_times_that_lie_are_found_by_checksum_alone(saved: Saved) -> None:
+    for name in ("x large", "dir/small b", "sparse large"):
+        change_keeping_times(saved.target / name)
+    target = os.fsencode(saved.target)
+    saved.pipelines.restore(target, saved.id, if_not_empty=OVERWRITE)
+    assert moved(saved.pipelines) == set()
+    over(saved, checksum=True)
+    wanted = {saved.chunk_of(path).id.hex() for path in (b"x large", b"dir/small b", b"sparse large")}
+    assert moved(saved.pipelines) == wanted
+
+
+def test_a_hole_that_was_filled_is_found_by_checksum(saved: Saved) -> None:
+    change_keeping_times(saved.target / "dir/sparse", 100_000)
+    change_keeping_times(saved.target / "sparse large", 100_000)
+    over(saved, checksum=True)
+
+
+def test_touched_files_are_given_their_time_again(saved: Saved) -> None:
+    for path in saved.target.rglob("*"):
+        os.utime(path, ns=(1, 1), follow_symlinks=False)
+    before = inodes(saved.target)
+    result = over(saved, checksum=True)
+    assert moved(saved.pipelines) == set()
+    assert result.present is not None
+    assert result.present.copied_bytes == 0
+    assert inodes(saved.target)[str(saved.target / "x large")] == before[str(saved.target / "x large")]
+    assert inodes(saved.target)[str(saved.target / "dir/small b")] == before[str(saved.target / "dir/small b")]
+
+
+def test_a_large_file_that_was_touched_is_recognised_by_its_segments(saved: Saved) -> None:
+    os.utime(saved.target / "x large")
+    before = (saved.target / "x large").stat().st_ino
+    over(saved)
+    assert moved(saved.pipelines) == set()
+    assert (saved.target / "x large").stat().st_ino == before
+
+
+def test_one_changed_file_brings_its_pack_and_rewrites_nothing_else(saved: Saved) -> None:
+    (saved.target / "dir/small b").write_bytes(b"changed")
+    before = inodes(saved.target)
+    over(saved)
+    assert moved(saved.pipelines) == {saved.chunk_of(b"dir/small b").id.hex()}
+    after = inodes(saved.target)
+    assert {path for path in before if before[path] != after[path]} == {str(saved.target / "dir/small b")}
+
+
+def test_metadata_alone_moves_no_chunk(saved: Saved) -> None:
+    for name in ("x large", "dir/small b", "small a", "dir/zero", "dir/large", "dir/pipe"):
+        path = saved.target / name
+        path.chmod(0o600)
+        if name != "dir/pipe":
+            os.setxattr(path, "user.added", b"2")
+        if IS_ROOT:
+            os.chown(path, 12, 34)
+    os.removexattr(saved.target / "dir/small b", "user.kept")
+    over(saved)
+    assert moved(saved.pipelines) == set()
+
+
+def test_what_has_no_content_is_made_without_its_pack(saved: Saved) -> None:
+    (saved.target / "link").unlink()
+    (saved.target / "dir/pipe").unlink()
+    (saved.target / "dir/zero").write_text("not empty")
+    (saved.target / "small link").unlink()
+    (saved.target / "small link").symlink_to("elsewhere")
+    over(saved)
+    assert moved(saved.pipelines) == set()
+
+
+def test_further_names_are_made_again_without_content(saved: Saved) -> None:
+    (saved.target / "small more").unlink()
+    shutil.copy2(saved.target / "dir/large", saved.target / "copy")
+    (saved.target / "copy").rename(saved.target / "more")
+    over(saved)
+    assert moved(saved.pipelines) == set()
+
+
+@pytest.mark.parametrize("name", ["dir/small b", "small a", "x large", "dir/large"])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_file_with_a_name_outside_is_not_touched(saved: Saved, name: str, checksum: bool) -> None:
+    (saved.outside / "shared").hardlink_to(saved.target / name)
+    (saved.outside / "shared").chmod(0o604)
+    os.setxattr(saved.outside / "shared", "user.mine", b"1")
+    before = (saved.outside / "shared").read_bytes()
+    over(saved, checksum=checksum)
+    shared = saved.outside / "shared"
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o604
+    assert os.getxattr(shared, "user.mine") == b"1"
+    assert shared.read_bytes() == before
+    assert shared.stat().st_nlink == 1
+
+
+def test_two_files_that_became_one_are_two_again(folder: Path) -> None:
+    nodes: list[Node] = [File(name, Seeded(7000, seed=1)) for name in (b"a", b"b")]
+    nodes += [File(name, b"same") for name in (b"c", b"d")]
+    saved = Saved(folder, nodes)
+    saved.restore()
+    for one, other in (("a", "b"), ("c", "d")):
+        (saved.target / other).unlink()
+        (saved.target / other).hardlink_to(saved.target / one)
+    over(saved)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_renamed_file_is_copied_from_its_old_name(saved: Saved, workers: int) -> None:
+    (saved.target / "x large").rename(saved.target / "dir/renamed")
+    pipelines = saved.pipelines
+    pipelines.transfer = msgspec.structs.replace(pipelines.transfer, workers=workers)
+    result = over(saved, mode=MIRROR, workers=workers)
+    assert moved(pipelines) == set()
+    assert result.present is not None
+    assert result.present.copied_bytes == 9000
+
+
+def test_a_missing_copy_is_copied_from_the_other(folder: Path) -> None:
+    saved = Saved(folder, [File(b"a", Seeded(9000)), File(b"b", Seeded(9000))])
+    saved.restore()
+    (saved.target / "b").unlink()
+    over(saved)
+    assert moved(saved.pipelines) == set()
+
+
+def test_what_is_copied_is_verified(folder: Path) -> None:
+    saved = Saved(folder, [File(b"a", Seeded(9000)), File(b"b", Seeded(9000)), File(b"c", Seeded(8000))])
+    saved.restore()
+    (saved.target / "b").unlink()
+    # Its time says that it is as it should be.
+    change_keeping_times(saved.target / "a")
+    # Of the right size alone.
+    (saved.target / "c").write_bytes(bytes(8000))
+    saved.pipelines.restore(os.fsencode(saved.target), saved.id, if_not_empty=OVERWRITE)
+    assert (saved.target / "b").read_bytes() == (saved.workspace / "b").read_bytes()
+    assert (saved.target / "c").read_bytes() == (saved.workspace / "c").read_bytes()
+    assert len(moved(saved.pipelines)) == 2
+
+
+SEVERAL = 2 * SEGMENT_SIZE + 5000
+
+
+def test_a_file_of_several_segments(folder: Path) -> None:
+    saved = Saved(folder, [File(b"model", Seeded(SEVERAL, compressible=True))])
+    segments = [chunk.id.hex() for chunk in saved.chunks[saved.entries[b"model"].chunk + 1 :][:3]]
+    path = saved.target / "model"
+    saved.target.mkdir()
+    shutil.copyfile(saved.workspace / "model", path)
+
+    def change_in_the_middle() -> None:
+        with path.open("r+b") as file:
+            file.seek(SEGMENT_SIZE + 5)
+            file.write(b"changed")
+
+    change_in_the_middle()
+    before = path.stat().st_ino
+    result = over(saved, workers=2)
+    assert moved(saved.pipelines) == {segments[1]}
+    assert result.present == PresentReport(0, 0, SEVERAL - SEGMENT_SIZE)
+    # It grew in the work folder.
+    assert path.stat().st_ino != before
+
+    os.truncate(path, SEGMENT_SIZE + 7 * MIB)
+    over(saved)
+    assert moved(saved.pipelines) == {segments[1], segments[2]}
+
+    with path.open("ab") as file:
+        file.write(b"more")
+    over(saved)
+    assert moved(saved.pipelines) == set()
+
+    change_in_the_middle()
+    path.rename(saved.target / "old name")
+    over(saved, mode=MIRROR)
+    assert moved(saved.pipelines) == {segments[1]}
+
+
+Change = Callable[[Path, st.DataObject, bool], None]
+
+
+def remove(path: Path, data: st.DataObject, silently: bool) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def rewrite(path: Path, data: st.DataObject, silently: bool) -> None:
+    if path.is_symlink() or not path.is_file():
+        return
+    before = path.stat()
+    content = bytearray(path.read_bytes())
+    if content:
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+    if silently:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def cut(path: Path, data: st.DataObject, silently: bool) -> None:
+    if path.is_file() and not path.is_symlink():
+        path.chmod(0o600)
+        os.truncate(path, data.draw(st.integers(0, 2 * path.stat().st_size + 1)))
+
+
+def touch(path: Path, data: st.DataObject, silently: bool) -> None:
+    os.utime(path, ns=(5, 5), follow_symlinks=False)
+
+
+def dress(path: Path, data: st.DataObject, silently: bool) -> None:
+    if not path.is_symlink():
+        path.chmod(data.draw(st.sampled_from([0o700, 0o755, 0o4711])))
+
+
+def rename(path: Path, data: st.DataObject, silently: bool) -> None:
+    other = path.parent / os.fsdecode(data.draw(names()))
+    if not os.path.lexists(other):
+        path.rename(other)
+
+
+def link(path: Path, data: st.DataObject, silently: bool) -> None:
+    files = [other for other in sorted(path.parent.iterdir()) if other != path and not other.is_dir()]
+    if files and not (path.is_dir() and not path.is_symlink()):
+        path.unlink()
+        os.link(data.draw(st.sampled_from(files)), path, follow_symlinks=False)
+
+
+def replace(path: Path, data: st.DataObject, silently: bool) -> None:
+    remove(path, data, silently)
+    kind = data.draw(st.sampled_from(["file", "directory", "symlink", "pipe"]))
+    if kind == "file":
+        path.write_bytes(b"other")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "symlink":
+        path.symlink_to("..")
+    else:
+        os.mkfifo(path)
+
+
+CHANGES: list[Change] = [remove, rewrite, cut, touch, dress, rename, link, replace]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(nodes=trees(), data=st.data(), mode=st.sampled_from([OVERWRITE, MIRROR]), checksum=st.booleans())
+def test_whatever_was_changed_a_restore_brings_it_back(
+    nodes: list[Node], data: st.DataObject, mode: IfNotEmpty, checksum: bool
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="gpusnap-any-", dir=memory_folder()) as path:
+        saved = Saved(Path(path), nodes)
+        saved.restore()
+        for _ in range(data.draw(st.integers(0, 5))):
+            present = sorted(saved.target.rglob("*"))
+            if present:
+                change = data.draw(st.sampled_from(CHANGES))
+                change(data.draw(st.sampled_from(present)), data, checksum)
+        target = os.fsencode(saved.target)
+        saved.pipelines.restore(target, saved.id, if_not_empty=mode, checksum=checksum)
+        lines = saved.differences()
+        if mode is OVERWRITE:
+            lines = [line for line in lines if not line.endswith(": added")]
+        assert lines == []
+        saved.pipelines.restore(target, saved.id, if_not_empty=mode, checksum=checksum)
+        assert moved(saved.pipelines) == set()
