@@ -101,6 +101,15 @@ class Metrics:
             ("operation", "stage"),
             registry=registry,
         )
+        self._kept_files = Counter(
+            "gpusnap_kept_files", "Files that restores found in their target as they should be", registry=registry
+        )
+        self._kept_bytes = Counter(
+            "gpusnap_kept_bytes", "Content bytes that restores found in their target and kept", registry=registry
+        )
+        self._copied_bytes = Counter(
+            "gpusnap_copied_bytes", "Content bytes that restores copied within their target", registry=registry
+        )
         self._unchanged_files = Counter(
             "gpusnap_unchanged_files", "Files that snapshots did not read, as they had not changed", registry=registry
         )
@@ -160,6 +169,10 @@ class Metrics:
             self._thread_seconds.labels(kind.value, occupation.cause.value).inc(occupation.seconds)
         if completed.state is OperationState.SUCCEEDED and result is not None:
             self._last_success.labels(kind.value).set(time_ns / 1e9)
+            if result.present is not None:
+                self._kept_files.inc(result.present.kept_files)
+                self._kept_bytes.inc(result.present.kept_bytes)
+                self._copied_bytes.inc(result.present.copied_bytes)
             self._unchanged_files.inc(result.unchanged_files)
             self._unchanged_bytes.inc(result.unchanged_bytes)
             if result.seconds > 0 and result.raw_bytes:

@@ -145,6 +145,7 @@ class AgentClient:
         *,
         if_not_empty: model.IfNotEmpty = model.IfNotEmpty.FAIL,
         paths: Sequence[bytes] = (),
+        checksum: bool = False,
         storage: model.Storage | None = None,
         request_id: str | None = None,
     ) -> OperationHandle:
@@ -155,6 +156,7 @@ class AgentClient:
             target: the absolute path on the agent's machine to restore into; made when missing.
             if_not_empty: what to do when the target is not empty.
             paths: paths to restore, relative to the workspace; empty for everything.
+            checksum: compare the content of files that are in the target, instead of trusting their size and time.
             storage: the repository; ``None`` for the agent's configured one.
             request_id: an id that attaches to the operation it started before; ``None`` for a new operation.
 
@@ -167,6 +169,7 @@ class AgentClient:
             target=target,
             if_not_empty=convert.if_not_empty_number(if_not_empty),
             paths=paths,
+            checksum=checksum,
             storage=convert.storage_message(storage),
         )
         return await self._start(lambda: _events(self._stub.Restore(request)))

@@ -154,7 +154,12 @@ def result(message: pb.Result) -> model.OperationResult:
         unchanged_files=message.unchanged_files,
         unchanged_bytes=message.unchanged_bytes,
         verify=_verify_report(message.verify) if message.HasField("verify") else None,
+        present=_present_report(message.present) if message.HasField("present") else None,
     )
+
+
+def _present_report(message: pb.PresentReport) -> reports.PresentReport:
+    return reports.PresentReport(message.kept_files, message.kept_bytes, message.copied_bytes)
 
 
 def _verify_report(message: pb.VerifyReport) -> reports.VerifyReport:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
-from controller_client.reports import VerifyReport
+from controller_client.reports import PresentReport, VerifyReport
 
 
 class OperationKind(enum.Enum):
@@ -310,6 +310,7 @@ class OperationResult:
     unchanged_files: int = 0
     unchanged_bytes: int = 0
     verify: VerifyReport | None = None
+    present: PresentReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

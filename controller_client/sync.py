@@ -135,12 +135,19 @@ class SyncAgentClient:
         *,
         if_not_empty: model.IfNotEmpty = model.IfNotEmpty.FAIL,
         paths: Sequence[bytes] = (),
+        checksum: bool = False,
         storage: model.Storage | None = None,
         request_id: str | None = None,
     ) -> SyncOperationHandle:
         """Starts bringing a snapshot back; see ``AgentClient.restore``."""
         start = self._client.restore(
-            snapshot, target, if_not_empty=if_not_empty, paths=paths, storage=storage, request_id=request_id
+            snapshot,
+            target,
+            if_not_empty=if_not_empty,
+            paths=paths,
+            checksum=checksum,
+            storage=storage,
+            request_id=request_id,
         )
         return SyncOperationHandle(self._loop, self._loop.run(start))
 

@@ -142,6 +142,7 @@ def _check_restore(order: RestoreOrder, config: Config) -> RestoreRequest:
         transfer=config.transfer,
         if_not_empty=order.if_not_empty,
         paths=paths,
+        checksum=order.checksum,
     )
 
 

@@ -34,6 +34,7 @@ class RestoreOrder(msgspec.Struct, frozen=True, tag="restore"):
     if_not_empty: IfNotEmpty = IfNotEmpty.FAIL
     paths: tuple[bytes, ...] = ()
     storage: StorageConfig | None = None
+    checksum: bool = False
 
 
 class VerifyOrder(msgspec.Struct, frozen=True, tag="verify"):

@@ -29,7 +29,7 @@ def _sparse_spans(extents: tuple[Extent, ...], start: int, length: int) -> Itera
 
 def paired_spans(one: Iterable[tuple[int, int]], other: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
     """Yields (offset in one file, offset in another file, length) for content that lies in different spans of both."""
-    others = iter(other)
+    others = (span for span in other if span[1])
     there, room = next(others, (0, 0))
     for here, length in one:
         while length > 0 and room > 0:

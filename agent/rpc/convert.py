@@ -118,6 +118,7 @@ def restore_order(request: pb.RestoreRequest, configured: StorageConfig) -> Rest
         target=request.target,
         if_not_empty=from_enum(IF_NOT_EMPTY, request.if_not_empty, IfNotEmpty.FAIL, "if_not_empty"),
         paths=tuple(request.paths),
+        checksum=request.checksum,
         storage=storage(request.storage, configured) if request.HasField("storage") else None,
     )
 
@@ -320,9 +321,15 @@ def result(value: events.OperationResult) -> pb.Result:
         stages=[stage_progress(stage) for stage in value.stages],
         occupation=[pb.Occupation(cause=CAUSES[item.cause], seconds=item.seconds) for item in value.occupation],
         verify=verify_report(value.verify) if value.verify is not None else None,
+        present=present_report(value.present) if value.present is not None else None,
         unchanged_files=value.unchanged_files,
         unchanged_bytes=value.unchanged_bytes,
     )
+
+
+def present_report(value: events.PresentReport) -> pb.PresentReport:
+    """Returns what the target of a restore held already."""
+    return pb.PresentReport(kept_files=value.kept_files, kept_bytes=value.kept_bytes, copied_bytes=value.copied_bytes)
 
 
 def verify_report(value: events.VerifyReport) -> pb.VerifyReport:

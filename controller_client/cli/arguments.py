@@ -84,6 +84,8 @@ def _snapshot(arguments: Namespace, storage: Storage | None) -> Command:
 
 def _restore(arguments: Namespace, storage: Storage | None) -> Command:
     choice = IfNotEmpty.FAIL
+    if arguments.checksum and not (arguments.overwrite or arguments.mirror):
+        raise UsageError("--checksum: an empty target has nothing to compare (give --overwrite or --mirror too)")
     if arguments.overwrite or arguments.mirror:
         choice = IfNotEmpty.MIRROR if arguments.mirror else IfNotEmpty.OVERWRITE
     return operate.RestoreCommand(
@@ -91,6 +93,7 @@ def _restore(arguments: Namespace, storage: Storage | None) -> Command:
         target=_absolute(arguments.target, "target"),
         if_not_empty=choice,
         paths=tuple(_entry_path(path, "--path") for path in arguments.path),
+        checksum=arguments.checksum,
         storage=storage,
         request_id=arguments.request_id,
         detach=arguments.detach,

@@ -12,7 +12,7 @@ from controller_client.errors import GpusnapError, from_completed
 from controller_client.model import Completed, OperationResult, WarningRaised
 from controller_client.names import show_path, show_text
 from controller_client.operation import OperationHandle
-from controller_client.reports import VerifyReport
+from controller_client.reports import PresentReport, VerifyReport
 
 _SHOWN_PATHS = 3
 
@@ -94,6 +94,8 @@ def summary(result: OperationResult) -> str:
     parts = [took + speed]
     if result.unchanged_files:
         parts.append(f"{units.count(result.unchanged_files, 'unchanged file')} not read")
+    if result.present is not None:
+        parts += _present(result.present)
     parts.append(_moved(result))
     if result.engine:
         parts.append(f"engine {show_text(result.engine)}")
@@ -113,6 +115,11 @@ def verified(result: OperationResult, report: VerifyReport) -> str:
     parts = [f"{what}, {size} {'read and compared' if report.full else 'there'} in {took}{speed}"]
     parts += [units.count(result.warnings, "warning")] if result.warnings else ["nothing is missing"]
     return "; ".join(parts)
+
+
+def _present(report: PresentReport) -> list[str]:
+    parts = [f"{units.count(report.kept_files, 'file')} kept, {units.size(report.kept_bytes)}"]
+    return [*parts, f"{units.size(report.copied_bytes)} copied locally"] if report.copied_bytes else parts
 
 
 def _moved(result: OperationResult) -> str:

@@ -53,6 +53,7 @@ class RestoreCommand:
     target: str
     if_not_empty: IfNotEmpty = IfNotEmpty.FAIL
     paths: tuple[bytes, ...] = ()
+    checksum: bool = False
     storage: Storage | None = None
     request_id: str | None = None
     detach: bool = False
@@ -64,6 +65,7 @@ class RestoreCommand:
             self.target,
             if_not_empty=self.if_not_empty,
             paths=self.paths,
+            checksum=self.checksum,
             storage=self.storage,
             request_id=self.request_id,
         )

@@ -126,6 +126,10 @@ def _add_operations(commands: _Commands[_Parser]) -> None:
     kind = restore.add_mutually_exclusive_group()
     kind.add_argument("--overwrite", action="store_true", help="replace what the snapshot has, keep everything else")
     kind.add_argument("--mirror", action="store_true", help="also remove what the snapshot does not have")
+    restore.add_argument(
+        "--checksum", action="store_true",
+        help="compare the content of files that are there, instead of trusting their size and time",
+    )  # fmt: skip
     _add_start(restore)
     operations = _add(commands, "operations [options]", "list the agent's operations, the newest first")
     _add_limit(operations)

@@ -10,6 +10,7 @@ from agent.events import (
     OperationKind,
     OperationResult,
     OperationState,
+    PresentReport,
     Progress,
     ScanTotals,
     Stage,
@@ -119,6 +120,16 @@ def test_what_snapshots_did_not_read_adds_up() -> None:
         seen.see(name, OperationKind.SNAPSHOT, PENDING, Completed(OperationState.SUCCEEDED, None, result))
     assert seen.value("gpusnap_unchanged_files_total") == 6
     assert seen.value("gpusnap_unchanged_bytes_total") == 200
+
+
+def test_what_restores_found_in_their_targets_adds_up() -> None:
+    seen = Observed()
+    for name in ("a", "b"):
+        result = OperationResult("s", present=PresentReport(kept_files=3, kept_bytes=100, copied_bytes=50))
+        seen.see(name, OperationKind.RESTORE, PENDING, Completed(OperationState.SUCCEEDED, None, result))
+    assert seen.value("gpusnap_kept_files_total") == 6
+    assert seen.value("gpusnap_kept_bytes_total") == 200
+    assert seen.value("gpusnap_copied_bytes_total") == 100
 
 
 def test_an_operation_that_a_restart_ended_counts_without_a_duration() -> None:

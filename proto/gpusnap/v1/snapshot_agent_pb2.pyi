@@ -473,6 +473,7 @@ class RestoreRequest(_message.Message):
     IF_NOT_EMPTY_FIELD_NUMBER: _builtins.int
     PATHS_FIELD_NUMBER: _builtins.int
     STORAGE_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """An id chosen by the caller, at most 128 characters. The same id attaches to the same operation; empty for a new one."""
     snapshot: _builtins.str
@@ -481,6 +482,8 @@ class RestoreRequest(_message.Message):
     """The absolute path to restore into; made when missing."""
     if_not_empty: Global___IfNotEmpty.ValueType
     """What to do when the target is not empty."""
+    checksum: _builtins.bool
+    """Compare the content of files that are in the target, instead of trusting their size and time."""
     @_builtins.property
     def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The paths to restore, relative to the workspace; a directory brings what is below it. Empty for everything."""
@@ -498,10 +501,11 @@ class RestoreRequest(_message.Message):
         if_not_empty: Global___IfNotEmpty.ValueType = ...,
         paths: _abc.Iterable[_builtins.bytes] | None = ...,
         storage: Global___Storage | None = ...,
+        checksum: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["if_not_empty", b"if_not_empty", "paths", b"paths", "request_id", b"request_id", "snapshot", b"snapshot", "storage", b"storage", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "if_not_empty", b"if_not_empty", "paths", b"paths", "request_id", b"request_id", "snapshot", b"snapshot", "storage", b"storage", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1264,6 +1268,7 @@ class Result(_message.Message):
     UNCHANGED_FILES_FIELD_NUMBER: _builtins.int
     UNCHANGED_BYTES_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
+    PRESENT_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
     """The snapshot that was committed, restored or verified; empty if that is none or many."""
     chunks: _builtins.int
@@ -1302,6 +1307,10 @@ class Result(_message.Message):
     def verify(self) -> Global___VerifyReport:
         """What a verification found in order; absent otherwise."""
 
+    @_builtins.property
+    def present(self) -> Global___PresentReport:
+        """What the target of a restore held already; absent if it was empty, and for other operations."""
+
     def __init__(
         self,
         *,
@@ -1320,14 +1329,45 @@ class Result(_message.Message):
         unchanged_files: _builtins.int = ...,
         unchanged_bytes: _builtins.int = ...,
         verify: Global___VerifyReport | None = ...,
+        present: Global___PresentReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["totals", b"totals", "verify", b"verify"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["present", b"present", "totals", b"totals", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "occupation", b"occupation", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "occupation", b"occupation", "present", b"present", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Result: _TypeAlias = Result  # noqa: Y015
+
+@_typing.final
+class PresentReport(_message.Message):
+    """PresentReport is what the target of a restore held already."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FILES_FIELD_NUMBER: _builtins.int
+    KEPT_BYTES_FIELD_NUMBER: _builtins.int
+    COPIED_BYTES_FIELD_NUMBER: _builtins.int
+    kept_files: _builtins.int
+    """Files that were as they should be, and stayed."""
+    kept_bytes: _builtins.int
+    """Bytes of their stored content, and of unfinished files that were complete so far."""
+    copied_bytes: _builtins.int
+    """Bytes of content of other files that were copied within the target."""
+    def __init__(
+        self,
+        *,
+        kept_files: _builtins.int = ...,
+        kept_bytes: _builtins.int = ...,
+        copied_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copied_bytes", b"copied_bytes", "kept_bytes", b"kept_bytes", "kept_files", b"kept_files"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PresentReport: _TypeAlias = PresentReport  # noqa: Y015
 
 @_typing.final
 class VerifyReport(_message.Message):

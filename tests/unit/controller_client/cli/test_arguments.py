@@ -37,6 +37,11 @@ def test_restore(flags: list[str], choice: IfNotEmpty) -> None:
     assert command == RestoreCommand("latest", "/target", choice, (b"models", b"a/b\xff"))
 
 
+def test_a_restore_that_compares_content() -> None:
+    _, command = parse(["restore", "latest", "/target", "--mirror", "--checksum"])
+    assert command == RestoreCommand("latest", "/target", IfNotEmpty.MIRROR, checksum=True)
+
+
 def test_listings() -> None:
     assert parse(["files", "id", "--names"])[1] == FilesCommand("id", names=True)
     assert parse(["files", "id", "a/b", "-0"])[1] == FilesCommand("id", b"a/b", null=True)
@@ -67,6 +72,7 @@ def test_storage_of_the_request() -> None:
         ("restore latest", "TARGET"),
         ("restore latest relative", "target relative: not absolute"),
         ("restore latest /t --overwrite --mirror", "not allowed with"),
+        ("restore latest /t --checksum", "--checksum: an empty target has nothing to compare"),
         ("restore latest /t --path ../x", "--path ../x: not a path inside the workspace"),
         ("restore latest /t --path /x", "--path /x: not a path inside"),
         ("files id /x", "path /x: not a path inside"),
