@@ -11,8 +11,10 @@ DEMO_READY := $(VENV)/.demo-ready
 DEV_READY := $(VENV)/.dev-ready
 CODE := agent controller_client tests
 WORKERS ?= 2
+SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d " "))
+FUZZ ?= 1
 
-.PHONY: help demo test bench deps bench-tools lint format proto proto-baseline clean
+.PHONY: help demo test test-faults bench deps fault-tools bench-tools lint format proto proto-baseline clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,7 +23,12 @@ demo: $(DEMO_READY) ## save and restore a real workspace here; ARGS="--workspace
 	@$(BIN)/gpusnap demo $(ARGS)
 
 test: deps lint ## run every check and test but the benchmarks; ARGS="-k name" for some
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow" --ignore tests/benchmarks $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow" --ignore tests/benchmarks --ignore tests/faults $(ARGS)
+
+# Everything that is left to chance follows from SEED, which pytest prints.
+test-faults: deps fault-tools $(DEV_READY) ## break everything that can break; SEED=n repeats a run, FUZZ=10 is longer
+	GPUSNAP_SEED=$(SEED) GPUSNAP_FUZZ=$(FUZZ) $(BIN)/pytest -n $(WORKERS) --dist worksteal \
+		--hypothesis-seed=$(SEED) $(ARGS) tests/faults
 
 bench: $(DEV_READY) bench-tools ## measure beside other tools; ARGS="--size quick --rounds 1 ..." for less, ARGS=--help for more
 	@$(BIN)/python -m tests.benchmarks.run $(ARGS)
@@ -38,6 +45,24 @@ deps: ## make sure that the programs which tests run are here
 			>/dev/null || echo "could not install$$missing: the tests that need them will fail"; \
 	else \
 		echo "missing:$$missing; install them, or the tests that need them will fail"; \
+	fi
+
+# Whatever cannot be installed is skipped by name in the tests.
+fault-tools: ## install the tools that break things, where that is possible
+	@missing=; \
+	for program in faketime:faketime gcc:gcc; do \
+		command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; \
+	done; \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; \
+		apt-get update -q >/dev/null || true; \
+		for package in $$missing; do \
+			DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$$package" >/dev/null \
+				|| echo "could not install $$package"; \
+		done; \
+	else \
+		echo "missing:$$missing; install them, or their tests are skipped"; \
 	fi
 
 # Whatever cannot be installed is skipped by name in the benchmark. It starts nginx itself and wants no service of it.

@@ -14,8 +14,8 @@ import msgspec
 from agent.config.keys import CREDENTIAL_KEYS, KEYS, SECRET_KEYS, TABLES
 from agent.config.model import Config, Credentials, Provider, StorageConfig
 from agent.config.provider import resolve
-from agent.config.sources import Given, Layer, from_aws, from_environment, from_file, from_flags, from_systemd, show
-from agent.config.values import NotAllowedError, Value
+from agent.config.sources import Given, Layer, from_aws, from_environment, from_file, from_flags, from_systemd
+from agent.config.values import NotAllowedError, Value, show
 from agent.errors import ConfigError
 
 DEFAULT = "default"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agent.config.model import Provider, StorageConfig
+from agent.config.values import show
 from agent.errors import ConfigError
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
@@ -110,5 +111,5 @@ def _missing_endpoint(storage: StorageConfig, example: str) -> str:
 
 
 def _wrong(key: str, value: str, allowed: str) -> ConfigError:
-    what = f"{value!r} is not allowed" if value else "is missing"
+    what = f"{show(value)} is not allowed" if value else "is missing"
     return ConfigError(f"{key}: {what}; give {allowed}", metadata={"key": key})

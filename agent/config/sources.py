@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from agent.config.keys import KEYS, TABLES
-from agent.config.values import Raw
+from agent.config.values import Raw, show
 from agent.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -137,12 +137,6 @@ def from_file(path: str | None) -> Layer:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"configuration file {show(path or DEFAULT_PATH)}: {one_line(error)}") from error
     return _from_tables(content, path or DEFAULT_PATH)
-
-
-def show(raw: Raw) -> str:
-    """Writes a value on one line, shortened if it is long."""
-    written = repr(raw)
-    return written if len(written) <= 120 else written[:117] + "..."
 
 
 def one_line(error: BaseException) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import os
 import re
 from collections.abc import Callable
@@ -26,6 +25,15 @@ _UNITS |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 
 class NotAllowedError(ValueError):
     """A value is not allowed; the message says what is."""
+
+
+def show(raw: Raw) -> str:
+    """Writes a value on one line, shortened if it is long."""
+    try:
+        written = repr(raw)
+    except ValueError:  # Python does not write numbers of more than 4300 digits
+        return "a value with a number of thousands of digits"
+    return written if len(written) <= 120 else written[:117] + "..."
 
 
 def text(raw: Raw) -> str:
@@ -83,7 +91,7 @@ def seconds(low: float, high: float) -> Reader:
             raw = float(raw)
         if isinstance(raw, bool) or not isinstance(raw, int | float):
             raise NotAllowedError(allowed)
-        if not math.isfinite(raw) or not low <= raw <= high:
+        if not low <= raw <= high:  # nan is neither
             raise NotAllowedError(allowed)
         return float(raw)
 

@@ -118,7 +118,7 @@ class _Protocol(asyncio.SubprocessProtocol):
             return
         try:
             message = _decoder.decode(line)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self._garbage += 1
             if self._garbage <= _GARBAGE_LOGGED:
                 _log.warning("%s: the operation's process wrote a line that is no message: %r", self._name, line[:200])

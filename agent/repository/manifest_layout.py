@@ -22,7 +22,9 @@ MAGIC = b"GPUSNAP-MANIFEST"
 TRAILER_SIZE = 64
 MAX_SECTION_SIZE = 64 << 20
 """No section has more raw bytes: a reader refuses one that claims to."""
-MAX_FOOTER_SIZE = 256 << 20
+MAX_FOOTER_SIZE = 16 << 20
+"""The same for the footer, which agents hold for several snapshots at once: enough for 200 million entries."""
+
 
 _FACTS = struct.Struct("<IIII")
 

@@ -19,6 +19,7 @@ from agent.errors import DataLossError
 from agent.repository import manifest_layout as layout
 from agent.repository import messages, validate
 from agent.repository.model import Chunk, Entry, EntryType, ManifestWarning, SnapshotSummary, order
+from agent.repository.wire import check_field_count
 
 ReadAt = Callable[[int, int], bytes]
 """Reads (offset, length); fewer bytes only at the end."""
@@ -27,6 +28,15 @@ _M = TypeVar("_M", bound=Message)
 
 TAIL_SIZE = 64 << 10
 """Read at once from the end: holds trailer and footer of a manifest of up to about half a million entries."""
+
+MAX_SECTIONS = 1 << 17
+MAX_ENTRIES = 1 << 12
+MAX_CHUNK_ROWS = 1 << 15
+MAX_WARNINGS = 1 << 11
+"""Sections of a manifest, and entries, chunks or warnings of one at most: twice what is ever written, or more."""
+
+MAX_CHUNKS = 1 << 21
+"""Chunks of a snapshot at most: the table stays in memory. At 16 MiB each they are 32 TiB."""
 
 
 class Location(msgspec.Struct, frozen=True, gc=False):
@@ -51,11 +61,12 @@ class ManifestReader:
 
     def __init__(self, read_at: ReadAt, tail: bytes, size: int) -> None:
         self._read_at = read_at
-        self._size = size
         trailer = layout.parse_trailer(tail[-layout.TRAILER_SIZE :], size)
         end = layout.TRAILER_SIZE + trailer.stored_size
         stored = tail[-end : -layout.TRAILER_SIZE] if end <= len(tail) else read_at(size - end, trailer.stored_size)
-        footer = _parse(pb.ManifestFooter(), layout.open_footer(trailer, stored))
+        footer = _parse(pb.ManifestFooter(), layout.open_footer(trailer, stored), MAX_SECTIONS)
+        _check_places(footer, size - end)
+        validate.check_texts(footer.snapshot_id, footer.parent, footer.host, footer.workspace, footer.agent_version)
         self.summary: SnapshotSummary = messages.summary_from_pb(footer)
         self._entries = [index for index in footer.sections if index.kind == pb.SECTION_KIND_ENTRIES]
         self._chunks = [index for index in footer.sections if index.kind == pb.SECTION_KIND_CHUNKS]
@@ -72,11 +83,13 @@ class ManifestReader:
         if self._table is None:
             table: list[Chunk] = []
             for index in self._chunks:
-                section = _parse(pb.ChunkSection(), self._read(index))
+                section = _parse(pb.ChunkSection(), self._read(index), MAX_CHUNK_ROWS)
                 for message in section.chunks:
                     chunk = messages.chunk_from_pb(message)
                     validate.check_chunk(chunk)
                     table.append(chunk)
+                if len(table) > MAX_CHUNKS:
+                    raise DataLossError(f"the manifest is damaged: it has more than {MAX_CHUNKS} chunks")
             self._table = table
         return self._table
 
@@ -91,17 +104,16 @@ class ManifestReader:
     def entry_messages(self, number: int) -> Sequence[pb.ManifestEntry]:
         """Returns the messages of one section of entries; what they say is not checked."""
         index = self._entries[number]
-        found = _parse(pb.EntrySection(), self._read(index)).entries
+        found = _parse(pb.EntrySection(), self._read(index), MAX_ENTRIES).entries
         if len(found) != index.count:
             raise DataLossError("the manifest is damaged: a section has another number of entries than its index says")
         return found
 
     def section(self, number: int) -> list[Entry]:
-        """Returns the entries of one section, checked one by one."""
+        """Returns the entries of one section, checked."""
         chunks = self.chunks()
         entries = [messages.entry_from_pb(item) for item in self.entry_messages(number)]
-        for entry in entries:
-            validate.check_entry(entry, chunks)
+        validate.check_run(entries, chunks)
         return entries
 
     def entries(self, first_section: int = 0) -> Iterator[Entry]:
@@ -158,25 +170,37 @@ class ManifestReader:
         for index in self._warnings:
             if len(found) >= limit:
                 break
-            section = _parse(pb.WarningSection(), self._read(index))
-            found.extend(messages.warning_from_pb(item) for item in section.warnings)
-        return found[:limit]
+            section = _parse(pb.WarningSection(), self._read(index), MAX_WARNINGS)
+            for item in section.warnings[: limit - len(found)]:
+                validate.check_texts(item.reason, item.message, item.path)
+                found.append(messages.warning_from_pb(item))
+        return found
 
     def _read(self, index: pb.SectionIndex) -> bytes:
         return layout.decompress(self._stored(index), index.raw_size)
 
     def _stored(self, index: pb.SectionIndex) -> bytes:
-        if index.raw_size > layout.MAX_SECTION_SIZE or index.stored_size > index.raw_size:
-            raise DataLossError("the manifest is damaged: a section claims an impossible size")
-        if index.offset + index.stored_size > self._size:
-            raise DataLossError("the manifest is damaged: a section claims an impossible place")
         stored = self._read_at(index.offset, index.stored_size)
         if blake3(stored).digest() != index.hash:
             raise DataLossError("the manifest is damaged: a section does not match its hash")
         return stored
 
 
-def _parse(message: _M, raw: bytes) -> _M:
+def _check_places(footer: pb.ManifestFooter, footer_offset: int) -> None:
+    """Makes sure that the sections fill what is before the footer, each byte of it once."""
+    end = len(layout.MAGIC)
+    for index in footer.sections:
+        if index.raw_size > layout.MAX_SECTION_SIZE or index.stored_size > index.raw_size:
+            raise DataLossError("the manifest is damaged: a section claims an impossible size")
+        if index.offset != end:
+            raise DataLossError("the manifest is damaged: a section claims an impossible place")
+        end += index.stored_size
+    if end != footer_offset:
+        raise DataLossError("the manifest is damaged: its sections do not end where its footer begins")
+
+
+def _parse(message: _M, raw: bytes, most_items: int) -> _M:
+    check_field_count(raw, most_items)
     try:
         message.ParseFromString(raw)
     except DecodeError as error:

@@ -37,6 +37,8 @@ READS_AT_ONCE = 16
 
 MANIFESTS_PER_BATCH = 128
 
+INFO_SIZE = 64 << 10
+"""Bytes of repository.json that are read at most; it has some 200."""
 
 _NULL = msgspec.Raw(b"null")
 
@@ -75,7 +77,7 @@ class Repository:
             RepositoryVersionError: another format version, or an encrypted repository.
         """
         try:
-            raw = self._store.read(keys.REPOSITORY)
+            raw = self._store.read(keys.REPOSITORY, 0, INFO_SIZE)
         except ObjectNotFoundError:
             return None
         where = f"{self._store.location}/{keys.REPOSITORY}"
@@ -84,7 +86,7 @@ class Repository:
             if version != FORMAT_VERSION:
                 raise RepositoryVersionError(f"{where} says format version {version}; known here is {FORMAT_VERSION}")
             info = msgspec.json.decode(raw, type=RepositoryInfo)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DataLossError(f"{where} is damaged: {error}") from error
         if info.encryption != _NULL:
             raise RepositoryVersionError(f"{where} says that the repository is encrypted, which is not known here")
@@ -196,7 +198,10 @@ class Repository:
         return self.manifest(snapshot_id).warnings(limit)
 
     def list_entries(self, snapshot_id: str, path: bytes, after: bytes | None, limit: int) -> list[Entry]:
-        """Returns up to ``limit`` entries at and below ``path`` in archive order, those after ``after`` only."""
+        """Returns up to ``limit`` entries at and below ``path`` in archive order, those after ``after`` only.
+
+        They come without extended attributes and extents, which may be large.
+        """
         reader = self.manifest(snapshot_id)
         start = path if after is None else after
         found: list[Entry] = []
@@ -205,7 +210,7 @@ class Repository:
                 break
             if entry.path == after:
                 continue
-            found.append(entry)
+            found.append(msgspec.structs.replace(entry, xattrs=(), extents=()))
             if len(found) == limit:
                 break
         return found

@@ -31,6 +31,16 @@ def check_chunk(chunk: Chunk) -> None:
         raise DataLossError("the manifest's chunk table has a wrong size or id")
 
 
+def check_texts(*texts: str | bytes) -> None:
+    """Checks that texts are short enough to be shown and sent.
+
+    Raises:
+        DataLossError: one is longer than any path.
+    """
+    if any(len(text) > MAX_PATH_SIZE for text in texts):
+        raise DataLossError(f"the manifest is damaged: it holds a text of more than {MAX_PATH_SIZE} characters")
+
+
 def check_path(path: bytes) -> None:
     """Checks that a path stays below the place it is joined to.
 
@@ -59,8 +69,10 @@ def check_entry(entry: Entry, chunks: list[Chunk]) -> None:
         raise _bad(entry, "has an impossible device number")
     if entry.type is EntryType.HARD_LINK:
         check_path(entry.link_target)
-    if entry.type is EntryType.SYMLINK and (not entry.link_target or b"\0" in entry.link_target):
+    if entry.type is EntryType.SYMLINK and not _is_link_target(entry.link_target):
         raise _bad(entry, "is a symbolic link without a valid target")
+    if entry.xattrs and any(not name or b"\0" in name for name, _ in entry.xattrs):
+        raise _bad(entry, "has an extended attribute without a valid name")
     if entry.chunk >= len(chunks):
         raise _bad(entry, "names a chunk that does not exist")
     if entry.type is EntryType.FILE:
@@ -69,13 +81,25 @@ def check_entry(entry: Entry, chunks: list[Chunk]) -> None:
         raise _bad(entry, "is in a chunk that is no pack")
 
 
+def check_run(entries: list[Entry], chunks: list[Chunk]) -> None:
+    """Checks some entries that follow one another, each against itself and the chunk table.
+
+    Raises:
+        DataLossError: a field is impossible, or chunks are shared that cannot be; the message names the path.
+    """
+    next_chunk = 0
+    for entry in entries:
+        next_chunk = _check_place(entry, next_chunk)
+        check_entry(entry, chunks)
+
+
 class ArchiveCheck:
     """Checks the entries of a whole manifest against each other, one after another in archive order."""
 
     def __init__(self) -> None:
         self._folders: list[bytes] = []
         self._groups: dict[int, bytes] = {}
-        self._chunk = 0
+        self._next_chunk = 0
 
     def see(self, entry: Entry) -> None:
         """Takes the next entry.
@@ -85,9 +109,7 @@ class ArchiveCheck:
                 its chunk does.
         """
         self._check_folder(entry)
-        if entry.chunk < self._chunk:
-            raise _bad(entry, "is in a chunk that stands before it")
-        self._chunk = entry.chunk
+        self._next_chunk = _check_place(entry, self._next_chunk)
         if entry.type is EntryType.HARD_LINK:
             if self._groups.get(entry.hard_link_group) != entry.link_target:
                 raise _bad(entry, f"is a link to {entry.link_target!r}, which is not a file before it")
@@ -105,6 +127,20 @@ class ArchiveCheck:
             raise _bad(entry, "is in something that is no directory")
         if entry.type is EntryType.DIRECTORY:
             self._folders.append(entry.path)
+
+
+def _check_place(entry: Entry, next_chunk: int) -> int:
+    """Returns the first chunk that the next entry may be in.
+
+    A large file's chunks are its own: entries that shared thousands of them would take time and memory without bound.
+    """
+    if entry.chunk < next_chunk:
+        raise _bad(entry, "is in a chunk that stands before it")
+    return entry.chunk + 1 + entry.segments if entry.segments else entry.chunk
+
+
+def _is_link_target(target: bytes) -> bool:
+    return 0 < len(target) <= MAX_PATH_SIZE and b"\0" not in target
 
 
 def _check_file(entry: Entry, chunks: list[Chunk]) -> None:

@@ -8,14 +8,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from agent.errors import ErrorInfo, GpusnapError, describe
+from agent.errors import ErrorInfo, GpusnapError, InvalidRequestError, describe
 from agent.rpc.errors import DETAILS_KEY, code_of, status_of
 
 if TYPE_CHECKING:
     _Context = grpc.aio.ServicerContext[object, object]
     _Unary = Callable[[object, _Context], Awaitable[object]]
     _Stream = Callable[[object, _Context], AsyncGenerator[object, None]]
+    _Read = Callable[[bytes], object]
     _Request = TypeVar("_Request")
     _Response = TypeVar("_Response")
 
@@ -42,21 +44,43 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(self._prefix):
             return handler
+        read = _reader(handler.request_deserializer)
         if handler.unary_stream is not None:
             guarded_stream = _guard_stream(method, cast("_Stream", handler.unary_stream))
-            return cast(
-                "grpc.RpcMethodHandler[_Request, _Response]",
-                grpc.unary_stream_rpc_method_handler(
-                    guarded_stream, handler.request_deserializer, handler.response_serializer
-                ),
-            )
-        guarded = _guard_unary(method, cast("_Unary", handler.unary_unary))
-        return grpc.unary_unary_rpc_method_handler(guarded, handler.request_deserializer, handler.response_serializer)
+            made = grpc.unary_stream_rpc_method_handler(guarded_stream, read, handler.response_serializer)
+        else:
+            guarded = _guard_unary(method, cast("_Unary", handler.unary_unary))
+            made = grpc.unary_unary_rpc_method_handler(guarded, read, handler.response_serializer)
+        return cast("grpc.RpcMethodHandler[_Request, _Response]", made)
+
+
+class _NoMessage:
+    """What came instead of a request."""
+
+
+def _reader(deserialize: _Read | None) -> _Read | None:
+    """Returns a deserializer that never fails: grpc would answer with the error's own text."""
+    if deserialize is None:
+        return None
+
+    def read(data: bytes) -> object:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _NoMessage()
+
+    return read
+
+
+def _demand_message(request: object) -> None:
+    if isinstance(request, _NoMessage):
+        raise InvalidRequestError("the request is no valid protobuf message", hint="compare the client with the proto")
 
 
 def _guard_unary(method: str, behaviour: _Unary) -> _Unary:
     async def guarded(request: object, context: _Context) -> object:
         try:
+            _demand_message(request)
             return await behaviour(request, context)
         except Exception as error:
             await _abort(method, context, error)
@@ -67,6 +91,7 @@ def _guard_unary(method: str, behaviour: _Unary) -> _Unary:
 def _guard_stream(method: str, behaviour: _Stream) -> _Stream:
     async def guarded(request: object, context: _Context) -> AsyncGenerator[object, None]:
         try:
+            _demand_message(request)
             async with contextlib.aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
                     yield response

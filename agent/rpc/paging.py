@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
@@ -14,6 +15,7 @@ PAGE_BYTES = 3 << 20
 """Bytes of the items on one page at most, unless a single one is larger; clients accept 4 MiB a message."""
 
 _DIGEST_SIZE = 8
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 
 
 class _Sized(Protocol):
@@ -55,6 +57,29 @@ def read_token(token: str, scope: bytes) -> bytes:
     if digest != _digest(scope, place):
         raise PageTokenError("the page token belongs to another listing")
     return place
+
+
+def read_number(place: bytes) -> int:
+    """Returns the number that a token's place is; 0 for an empty place.
+
+    Raises:
+        PageTokenError: it is none, so the token was made by somebody else.
+    """
+    if not _NUMBER.fullmatch(place or b"0"):
+        raise PageTokenError("the page token is damaged")
+    return int(place or b"0")
+
+
+def read_text(place: bytes) -> str:
+    """Returns the text that a token's place is.
+
+    Raises:
+        PageTokenError: it is none, so the token was made by somebody else.
+    """
+    try:
+        return place.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise PageTokenError("the page token is damaged") from error
 
 
 def fitting(messages: Iterable[_Message]) -> list[_Message]:

@@ -14,7 +14,7 @@ from agent.operations.checks import check_entry_path
 from agent.operations.manager import OperationManager
 from agent.repository.model import FORMAT_VERSION
 from agent.rpc import convert
-from agent.rpc.paging import fitting, make_token, page_size, read_token
+from agent.rpc.paging import fitting, make_token, page_size, read_number, read_text, read_token
 from agent.rpc.queries import Queries
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class SnapshotAgentService(SnapshotAgentServicer):
         self, request: pb.ListOperationsRequest, context: _ServicerContext
     ) -> pb.ListOperationsResponse:
         limit = page_size(request.page_size, 100, 1000)
-        place = read_token(request.page_token, _OPERATIONS)
-        records = await self._manager.page(int(place or b"0"), limit + 1)
+        before = read_number(read_token(request.page_token, _OPERATIONS))
+        records = await self._manager.page(before, limit + 1)
         messages = fitting(convert.operation(record) for record in records[:limit])
         more = len(messages) < len(records)
         token = make_token(_OPERATIONS, b"%d" % records[len(messages) - 1].number) if more else ""
@@ -117,7 +117,7 @@ class SnapshotAgentService(SnapshotAgentServicer):
         limit = page_size(request.page_size, 100, 1000)
         requested = self._storage(request)
         scope = b"snapshots\0" + _location(requested)
-        before = read_token(request.page_token, scope).decode()
+        before = read_text(read_token(request.page_token, scope))
         summaries = await self._queries.list_snapshots(requested, before, limit + 1)
         messages = fitting(convert.snapshot(summary) for summary in summaries[:limit])
         more = len(messages) < len(summaries)
@@ -141,7 +141,7 @@ class SnapshotAgentService(SnapshotAgentServicer):
         scope = b"\0".join([b"files", _location(requested), request.snapshot.encode(), path])
         # The token holds the id too: "latest" may name another snapshot by the time of the next page.
         snapshot, found, place = read_token(request.page_token, scope).partition(b"\0")
-        name, after = (snapshot.decode(), place) if found else (request.snapshot, None)
+        name, after = (read_text(snapshot), place) if found else (request.snapshot, None)
         snapshot_id, entries = await self._queries.list_entries(requested, name, path, after, limit + 1)
         messages = fitting(map(convert.entry, entries[:limit]))
         more = len(messages) < len(entries)

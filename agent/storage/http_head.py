@@ -8,8 +8,11 @@ import msgspec
 
 END_OF_HEAD = b"\r\n\r\n"
 
+# No number has more than 18 digits: there are no such objects, and Python refuses to read numbers of thousands.
 _STATUS_LINE = re.compile(r"HTTP/1\.([01]) (\d{3})(?: (.*))?")
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;.*)?")
 
 
 class BrokenAnswerError(Exception):
@@ -41,7 +44,7 @@ class Head(msgspec.Struct, frozen=True):
         text = self.headers.get("content-length")
         if text is None or self.is_chunked:
             return None
-        if not text.isascii() or not text.isdigit():
+        if not _LENGTH.fullmatch(text):
             raise BrokenAnswerError(f"the answer has the Content-Length {text[:40]!r}")
         return int(text)
 
@@ -80,10 +83,10 @@ def join_chunks(data: bytes) -> tuple[bytes, bool]:
     """
     body = b""
     while (end := data.find(b"\r\n")) >= 0:
-        try:
-            size = int(data[:end].split(b";")[0], 16)
-        except ValueError as error:
-            raise BrokenAnswerError("the answer's body has a chunk without a size") from error
+        found = _CHUNK_SIZE.fullmatch(data[:end])
+        if not found:
+            raise BrokenAnswerError("the answer's body has a chunk without a size")
+        size = int(found[1], 16)
         if size == 0:
             return body, data[end:].endswith(END_OF_HEAD)
         start, data = end + 2, data

@@ -85,7 +85,7 @@ def parse_line(line: bytes) -> Answer | Remark:
     """Returns what one line of s5cmd's standard output or error says; never fails."""
     try:
         fields = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return Remark(line.decode("utf-8", "replace").strip()[:TEXT_LIMIT])
     if fields.success:
         return Answer(tokens_in(f"{fields.source}\n{fields.destination}"), None)

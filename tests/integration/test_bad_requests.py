@@ -102,6 +102,16 @@ def test_every_refusal(daemon: Daemon, stub: SnapshotAgentStub) -> None:
     assert "Traceback" not in daemon.log
 
 
+def test_bytes_that_are_no_message(daemon: Daemon) -> None:
+    for method in ("Snapshot", "GetAgentInfo"):
+        with grpc.insecure_channel(daemon.address) as channel:
+            call: Any = channel.unary_stream(f"/gpusnap.v1.SnapshotAgent/{method}")
+            with pytest.raises(grpc.RpcError) as raised:
+                next(iter(call(b"\0", timeout=SECONDS)))
+        assert raised.value.code() is Code.INVALID_ARGUMENT
+        assert error_info(raised.value).reason == "INVALID_REQUEST"
+
+
 def test_no_storage(stopped_daemon: Daemon) -> None:
     del stopped_daemon.environ["STORAGE_PROVIDER"], stopped_daemon.environ["STORAGE_ENDPOINT"]
     stopped_daemon.start()

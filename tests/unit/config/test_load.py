@@ -262,6 +262,14 @@ def test_any_bytes_load_or_are_refused(content: bytes) -> None:
     _loads_or_is_refused(content)
 
 
+@pytest.mark.parametrize("number", ["9" * 400, "0x" + "f" * 5000, "nan", "-inf", "1e400"])
+def test_numbers_beyond_all_bounds_are_refused(number: str, tmp_path: Path) -> None:
+    for key in ("agent]\ndrain_seconds", "transfer]\nconnections", "transfer]\nstaging_size", "storage]\nbucket"):
+        with pytest.raises(ConfigError) as caught:
+            _load(tmp_path, f"[{key} = {number}\n")
+        assert len(str(caught.value)) < 500
+
+
 def test_deep_nesting_is_refused() -> None:
     _loads_or_is_refused(b"agent = " + b"[" * 20000)
 

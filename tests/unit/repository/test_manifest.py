@@ -213,9 +213,18 @@ CLAIMS = {
 def test_impossible_claims_of_a_section_are_refused(claim: str, tmp_path: Path) -> None:
     path = tmp_path / "manifest"
     path.write_bytes(forge([CLAIMS[claim]], BODY))
-    for reader in (open_manifest(path.read_bytes()), read_local(str(path))):
-        with pytest.raises(DataLossError, match="the manifest is damaged"):
-            reader.chunks()
+    with pytest.raises(DataLossError, match="the manifest is damaged"):
+        open_manifest(path.read_bytes()).chunks()
+    with pytest.raises(DataLossError, match="the manifest is damaged"):
+        read_local(str(path)).chunks()
+
+
+@pytest.mark.parametrize("gap", [b"x", BODY])
+def test_bytes_that_no_section_has_are_refused(gap: bytes) -> None:
+    with pytest.raises(DataLossError, match="do not end where its footer begins"):
+        open_manifest(forge([section(BODY)], BODY + gap))
+    with pytest.raises(DataLossError, match="impossible place"):
+        open_manifest(forge([section(BODY), section(BODY)], BODY))
 
 
 @pytest.mark.parametrize("raw_size", [(256 << 20) + 1, 2**32 - 1, 0])

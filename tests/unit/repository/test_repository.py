@@ -87,6 +87,24 @@ def test_what_is_not_committed_is_not_listed(filled: Repository) -> None:
         filled.resolve("2027")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b'{"format_version": 1, "id": "\xff"}',
+        b'{"format_version": 1, "x": ' + b"[" * 50_000,
+        b" " * 99_999,
+    ],
+)
+def test_a_damaged_repository_file_is_data_loss(filled: Repository, content: bytes) -> None:
+    filled.store.write(keys.REPOSITORY, content)
+    for ask in (filled.info, filled.ensure, filled.snapshot_ids):
+        with pytest.raises(DataLossError, match="is damaged"):
+            ask()
+
+
 def test_snapshots_are_listed_by_pages(filled: Repository) -> None:
     pages, before = [], ""
     while page := filled.list_snapshots(2, before):

@@ -9,7 +9,7 @@ from agent.errors import DataLossError
 from agent.events import ChunkKind
 from agent.repository.frame import max_stored_size
 from agent.repository.model import MAX_CHUNK_SIZE, SEGMENT_SIZE, Chunk, Entry, EntryType, Extent
-from agent.repository.validate import MAX_PATH_SIZE, ArchiveCheck, check_chunk, check_entry, check_path
+from agent.repository.validate import MAX_PATH_SIZE, ArchiveCheck, check_chunk, check_entry, check_path, check_run
 from tests.support.forging import directory, file, hard_link, symlink
 
 PACK = Chunk(bytes(32), 1000, 1000, ChunkKind.PACK)
@@ -54,6 +54,9 @@ BAD = {
     "minor": changed(directory(b"d"), device_minor=2**20),
     "link to nothing": symlink(b"s", b""),
     "link with NUL": symlink(b"s", b"a\0b"),
+    "link to more than a path": symlink(b"s", b"a" * (MAX_PATH_SIZE + 1)),
+    "attribute without a name": directory(b"d", xattrs=((b"", b"x"),)),
+    "attribute with NUL": directory(b"d", xattrs=((b"user.a", b"x"), (b"user.\0", b"x"))),
     "hard link up": hard_link(b"h", b"../x"),
     "hard link absolute": hard_link(b"h", b"/etc/passwd"),
     "hard link to nothing": hard_link(b"h", b""),
@@ -168,3 +171,11 @@ def test_entries_that_fit_together_are_accepted() -> None:
         hard_link(b"c", b"a/b/c", chunk=3),
     ]:
         check.see(entry)
+
+
+def test_large_files_do_not_share_chunks() -> None:
+    rows = [PACK, HEADER, SEGMENT, LAST]
+    for entries in ([LARGE, changed(LARGE, path=b"more")], [LARGE, directory(b"z", chunk=0)]):
+        with pytest.raises(DataLossError, match="stands before it"):
+            check_run(entries, rows)
+    check_run([directory(b""), LARGE], rows)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import InvalidRequestError, PageTokenError
-from agent.rpc.paging import PAGE_BYTES, fitting, make_token, page_size, read_token
+from agent.rpc.paging import PAGE_BYTES, fitting, make_token, page_size, read_number, read_text, read_token
 
 
 @given(scope=st.binary(), place=st.binary(min_size=1))
@@ -27,6 +27,16 @@ def test_a_token_of_another_list_is_refused(scope: bytes, other: bytes, place: b
 def test_whatever_is_no_token_is_refused(token: str) -> None:
     with pytest.raises(PageTokenError):
         read_token(token, b"scope")
+
+
+@pytest.mark.parametrize("place", [b"x", b"-1", b"1.5", b"9" * 19, b"\xff", b" 1"])
+def test_a_forged_place_is_refused(place: bytes) -> None:
+    """The digest in a token is no secret: anyone can make one."""
+    with pytest.raises(PageTokenError):
+        read_number(place)
+    with pytest.raises(PageTokenError):
+        read_text(b"\xff" + place)
+    assert (read_number(b""), read_number(b"12"), read_text(b"12")) == (0, 12, "12")
 
 
 def test_no_token_begins_at_the_start() -> None:

@@ -44,13 +44,13 @@ def test_lengths(data: bytes, length: int | None) -> None:
     assert parse_head(data).length == length
 
 
-@pytest.mark.parametrize("text", ["-1", "+1", "1 2", "", "1_0", "\xb2"])
+@pytest.mark.parametrize("text", ["-1", "+1", "1 2", "", "1_0", "\xb2", "9" * 5000])
 def test_a_length_that_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(BrokenAnswerError, match="Content-Length"):
         _ = parse_head(f"HTTP/1.1 200 OK\r\ncontent-length: {text}".encode("latin-1")).length
 
 
-@pytest.mark.parametrize("text", ["", "bytes */99", "bytes 5-14/*", "5-14/99"])
+@pytest.mark.parametrize("text", ["", "bytes */99", "bytes 5-14/*", "5-14/99", "bytes 0-0/" + "9" * 5000])
 def test_a_range_that_says_no_size_is_none(text: str) -> None:
     assert parse_head(f"HTTP/1.1 206 OK\r\ncontent-range: {text}".encode()).range is None
 
@@ -74,6 +74,7 @@ def test_chunks_are_joined_however_far_they_have_come(chunks: list[bytes], data:
     assert b"".join(chunks).startswith(body)
 
 
-def test_a_chunk_without_a_size_is_refused() -> None:
+@pytest.mark.parametrize("data", [b"hello\r\n", b"-6\r\n", b"+1\r\nx\r\n", b"0x1\r\nx\r\n", b"1_0\r\n", b"\r\n"])
+def test_a_chunk_without_a_size_is_refused(data: bytes) -> None:
     with pytest.raises(BrokenAnswerError, match="size"):
-        join_chunks(b"hello\r\n")
+        join_chunks(data)

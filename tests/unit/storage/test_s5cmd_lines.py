@@ -101,6 +101,7 @@ def test_names_in_the_prefix_do_not_hide_the_file() -> None:
 @example(b'{"success": true}')
 @example(b'{"operation":"run","command":"run","error":"\\"x\\" command (line: 7) not found"}')
 @example(b"Incorrect Usage: flag provided but not defined: -badflag")
+@example(b'{"a":' + b"[" * 60_000)
 @example(b"panic: runtime error\n\ngoroutine 1 [running]:")
 @example(b'{"error": "' + b"x" * 5000 + b'", "command": "cp gpusnap-0123456789abcdef"}')
 def test_no_line_is_too_strange(line: bytes) -> None:

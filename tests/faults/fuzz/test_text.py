@@ -1,0 +1,108 @@
+"""Text from other programs: the lines of s5cmd and the heads and bodies of HTTP answers."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import strategies as st
+
+from agent.errors import GpusnapError
+from agent.storage.failure import to_error
+from agent.storage.http_head import BrokenAnswerError, Head, join_chunks, parse_head
+from agent.storage.s5cmd_lines import TEXT_LIMIT, Answer, Remark, parse_line
+from agent.storage.stream_requests import refusal
+from tests.support.fuzz import fuzz
+
+TOKEN = "gpusnap-0123456789abcdef"
+
+NUMBERS = st.one_of(
+    st.integers().map(str),
+    st.integers(0, 2**70).map(lambda number: f"{number:x}"),
+    st.sampled_from(["9" * 5000, "0" * 5000 + "1", "-0", "0x10", "1_0", "1e3", "inf", "nan", "\xb2", " 1", "1 ", ""]),
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(TOKEN),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = ("operation", "success", "source", "destination", "command", "error", "object", "job")
+S5CMD_LINES = st.one_of(
+    st.binary(max_size=300),
+    JSON.map(json.dumps).map(str.encode),
+    st.dictionaries(st.sampled_from(FIELDS), JSON | st.text(), max_size=8).map(json.dumps).map(str.encode),
+    st.builds(
+        lambda start, depth: start * depth, st.sampled_from([b"[", b'{"a":', b'{"error":[']), st.integers(1, 9000)
+    ),
+    st.builds(
+        lambda line, place, bit: bytes(
+            byte ^ (bit if number == place else 0) for number, byte in enumerate(line.encode())
+        ),
+        st.builds(
+            lambda text: json.dumps({"operation": "cp", "command": f"cp s3://b/k /run/{TOKEN}", "error": text}),
+            st.sampled_from(["NoSuchKey: no status code: 404", "SlowDown: no status code: 503", "write /x: full"]),
+        ),
+        st.integers(0, 130),
+        st.integers(1, 255),
+    ),
+)
+
+
+@fuzz(2000, line=S5CMD_LINES)
+def test_lines_of_s5cmd(line: bytes) -> None:
+    answer = parse_line(line)
+    if isinstance(answer, Remark):
+        assert len(answer.text) <= TEXT_LIMIT
+    else:
+        assert isinstance(answer, Answer)
+        if answer.failure is not None:
+            assert len(answer.failure.text) <= TEXT_LIMIT
+            assert isinstance(to_error(answer.failure, "s3://b", "k"), GpusnapError)
+
+
+HEADERS = st.one_of(
+    st.builds(
+        lambda name, value: f"{name}: {value}",
+        st.sampled_from(["Content-Length", "Transfer-Encoding", "Connection", "Retry-After", "x-amz-bucket-region"]),
+        st.one_of(NUMBERS, st.sampled_from(["chunked", "Chunked", "close", "keep-alive"]), st.text(max_size=20)),
+    ),
+    st.builds(lambda first, last, whole: f"Content-Range: bytes {first}-{last}/{whole}", NUMBERS, NUMBERS, NUMBERS),
+    st.text(max_size=40),
+)
+HEADS = st.one_of(
+    st.binary(max_size=300),
+    st.builds(
+        lambda start, headers: "\r\n".join([start, *headers]).encode("latin-1", "replace"),
+        st.sampled_from(["HTTP/1.1 200 OK", "HTTP/1.0 206", "HTTP/1.1 503 Slow Down", "HTTP/1.1 099 ", "HTTP/2 200"]),
+        st.lists(HEADERS, max_size=6),
+    ),
+)
+
+
+@fuzz(2000, data=HEADS, body=st.text(max_size=200) | st.text("<>Code/Message&;", max_size=60))
+def test_heads_of_answers(data: bytes, body: str) -> None:
+    try:
+        head = parse_head(data)
+        assert isinstance(head, Head)
+        assert head.length is None or head.length >= 0
+        assert head.range is None or min(head.range) >= 0
+    except BrokenAnswerError as error:
+        assert len(str(error)) < 200
+        return
+    refused = refusal(head, body)
+    assert refused.wish >= 0.0
+    assert isinstance(to_error(refused.failure, "s3://b", "k"), GpusnapError)
+
+
+SIZED = st.builds(lambda size, data: f"{size}\r\n".encode("latin-1") + data, NUMBERS, st.binary(max_size=20))
+CODED = st.builds(lambda data: b"%x\r\n%b\r\n" % (len(data), data), st.binary(max_size=20))
+
+
+@fuzz(2000, pieces=st.lists(SIZED | CODED | st.binary(max_size=6), max_size=6))
+def test_bodies_in_chunks(pieces: list[bytes]) -> None:
+    data = b"".join(pieces)
+    try:
+        body, _ = join_chunks(data)
+    except BrokenAnswerError:
+        return
+    assert len(body) <= len(data)
