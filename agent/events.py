@@ -143,7 +143,10 @@ class FileReady(msgspec.Struct, frozen=True, tag="file_ready"):
 
 
 class WarningRaised(msgspec.Struct, frozen=True, tag="warning"):
-    """Something was not saved or restored as asked. ``paths`` are the first 100 of ``count``."""
+    """Something was not saved or restored as asked, or (made by the daemon) had to be done again.
+
+    ``paths`` are the first 100 of ``count``.
+    """
 
     reason: str
     message: str
@@ -207,6 +210,15 @@ class OperationResult(msgspec.Struct, frozen=True):
     unchanged_bytes: int = 0
 
 
+class Begun(msgspec.Struct, frozen=True, tag="begun"):
+    """From here on the operation leaves things behind under a snapshot's id. For the journal, never for callers.
+
+    A restore has found its target as asked for and begins to write the snapshot there; a snapshot begins to upload.
+    """
+
+    snapshot_id: str
+
+
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):
     """The last message of an operation's process when all went well."""
 
@@ -234,10 +246,10 @@ class Completed(msgspec.Struct, frozen=True, tag="completed"):
     result: OperationResult | None = None
 
 
-PipelineEvent = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised
+PipelineEvent = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Begun
 """What a pipeline emits while it runs."""
 
-WorkerMessage = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Succeeded | Failed
+WorkerMessage = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Begun | Succeeded | Failed
 """One line that the process of an operation writes."""
 
 OperationEvent = StateChanged | ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Completed

@@ -142,6 +142,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
         workspace_roots: folders whose contents may be saved and restored.
         log_level: debug, info, warning or error.
         drain_seconds: how long SIGTERM lets running operations go on before they are stopped.
+        resume_on_start: continue at the start what a former run of the agent did not bring to its end.
     """
 
     listen: tuple[str, ...] = ("unix:/run/gpusnap/agent.sock", "127.0.0.1:7447")
@@ -151,6 +152,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     workspace_roots: tuple[str, ...] = ("/workspace",)
     log_level: str = "info"
     drain_seconds: float = 5.0
+    resume_on_start: bool = True
 
 
 class Config(msgspec.Struct, frozen=True):

@@ -82,6 +82,14 @@ def whole(low: int, high: int) -> Reader:
     return read
 
 
+def yes_or_no(raw: Raw) -> bool:
+    """Reads true or false."""
+    chosen = {"true": True, "false": False}.get(raw, raw) if isinstance(raw, str) else raw
+    if not isinstance(chosen, bool):
+        raise NotAllowedError("true or false")
+    return chosen
+
+
 def seconds(low: float, high: float) -> Reader:
     """Reads a duration in seconds from ``low`` to ``high``."""
     allowed = f"seconds from {low:g} to {high:g}"

@@ -63,13 +63,14 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         metrics = Metrics(version())
         metrics_address = _serve_metrics(config.agent, metrics, stack)
         manager = OperationManager(config, journal, metrics.observe, state.workers_lock)
-        await manager.recover()
         queries = Queries(config)
         stack.callback(queries.close)
         facts = await asyncio.to_thread(_facts, config, metrics_address)
         server = AgentServer(SnapshotAgentService(config, facts, manager, queries))
         for address in addresses:
             _listen(server, address)
+        # An agent that cannot start has continued nothing, and no client asks before it has.
+        await manager.recover()
         await server.start()
         pulse = asyncio.ensure_future(beat(notifier, lambda: _status(manager), metrics.set_loop_lag))
         stack.callback(pulse.cancel)

@@ -15,7 +15,7 @@ WORKERS_LOCK = "workers.lock"
 """Held by the agent and the processes of its operations, which may outlive an agent that was killed."""
 
 WORKERS_SECONDS = 20.0
-"""How long those processes are waited for; they give up 5 s after their agent died."""
+"""How long those processes are waited for; they die with their agent, if the kernel lets them."""
 
 
 class StateFolder:

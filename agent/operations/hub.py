@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 
+from agent.errors import ShuttingDownError
 from agent.events import (
     ChunkFinished,
     Completed,
@@ -69,6 +70,7 @@ class EventLog:
         self._folded: dict[str, tuple[WarningRaised, int]] = {}
         self._changed = asyncio.Event()
         self._ended = False
+        self._interrupted = False
 
     @classmethod
     def rebuilt(cls, history: Iterable[LoggedEvent]) -> EventLog:
@@ -116,6 +118,11 @@ class EventLog:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def interrupt(self) -> None:
+        """Lets readers go: nothing comes any more from this agent."""
+        self._interrupted = True
+        self._changed.set()
+
     def unfold_warnings(self) -> None:
         """Adds the warnings that were only counted, one event a reason; to be called before the completion."""
         for reason, (first, count) in self._folded.items():
@@ -138,7 +145,11 @@ class EventLog:
         return newer
 
     async def read(self, sequence: int) -> AsyncIterator[LoggedEvent]:
-        """Yields events with a greater number as they come, and ends after the completion."""
+        """Yields events with a greater number as they come, and ends after the completion.
+
+        Raises:
+            ShuttingDownError: the rest comes from the next agent.
+        """
         while True:
             for logged in self.after(sequence):
                 sequence = logged.sequence
@@ -149,6 +160,11 @@ class EventLog:
                 continue
             if self._ended:
                 return
+            if self._interrupted:
+                raise ShuttingDownError(
+                    "the agent is shutting down, and continues the operation when it is back",
+                    hint="attach again when the agent is back",
+                )
             await self._changed.wait()
 
     def _forget_older(self, logged: LoggedEvent) -> None:

@@ -18,7 +18,7 @@ from agent.errors import GpusnapError, JournalError, NoSpaceError
 from agent.events import Completed, OperationKind, OperationState
 from agent.operations.record import LoggedEvent, OperationRecord
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Kept in SQLite's ``user_version``; a greater one was written by a newer agent."""
 
 FILE_NAME = "journal.sqlite"
@@ -47,14 +47,24 @@ CREATE TABLE operations (
     completed BLOB,
     history BLOB
 );
-CREATE VIEW records AS SELECT
-    number, name, kind, state, request_id, digest, path, snapshot, request, create_time_ns, end_time_ns, last_sequence,
-    completed
-FROM operations;
 CREATE UNIQUE INDEX operations_request_id ON operations (request_id) WHERE request_id <> '';
 """
 
-_Row = tuple[int, str, str, str, str, str, bytes, str, bytes, int, int, int, bytes | None]
+_SCHEMA_2 = """
+ALTER TABLE operations ADD COLUMN had_credentials INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE operations ADD COLUMN begun TEXT NOT NULL DEFAULT '';
+ALTER TABLE operations ADD COLUMN continuations INTEGER NOT NULL DEFAULT 0;
+DROP VIEW IF EXISTS records;
+CREATE VIEW records AS SELECT
+    number, name, kind, state, request_id, digest, path, snapshot, request, create_time_ns, end_time_ns, last_sequence,
+    completed, had_credentials, begun, continuations
+FROM operations;
+"""
+# The first version did not write whether a request came with credentials, so what it left is taken to have had some.
+_LEFT_BY_1 = "UPDATE operations SET had_credentials = 1 WHERE end_time_ns = 0;"
+_STEPS = {0: _SCHEMA + _SCHEMA_2, 1: _SCHEMA_2 + _LEFT_BY_1}
+
+_Row = tuple[int, str, str, str, str, str, bytes, str, bytes, int, int, int, bytes | None, int, str, int]
 _T = TypeVar("_T")
 
 
@@ -85,9 +95,9 @@ class Journal:
         """Writes a new operation and returns it with its number."""
         return await self._run(lambda db: _add(db, record))
 
-    async def set_state(self, name: str, state: OperationState, last_sequence: int) -> None:
-        """Writes the state of an operation that has not ended."""
-        await self._run(lambda db: _set_state(db, name, state, last_sequence))
+    async def update(self, record: OperationRecord) -> None:
+        """Writes what may change of an operation that has not ended; does nothing once it has."""
+        await self._run(lambda db: _update(db, record))
 
     async def finish(self, record: OperationRecord, history: Sequence[LoggedEvent]) -> None:
         """Writes the end of an operation and forgets the oldest ones beyond ``KEPT``."""
@@ -142,8 +152,8 @@ def _connect(path: str) -> sqlite3.Connection:
                 f"the journal {path} has schema {version}, and this agent knows none above {SCHEMA_VERSION}",
                 hint="use the newer agent, or another [agent] state_dir",
             )
-        if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if version in _STEPS:
+            db.executescript(f"BEGIN; {_STEPS[version]} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except BaseException:
         db.close()
         raise
@@ -166,7 +176,24 @@ def _explain(path: str, error: sqlite3.Error) -> GpusnapError:
 
 
 def _record(row: _Row) -> OperationRecord:
-    (number, name, kind, state, request_id, digest, path, snapshot, request, created, ended_at, last, completed) = row
+    (
+        number,
+        name,
+        kind,
+        state,
+        request_id,
+        digest,
+        path,
+        snapshot,
+        request,
+        created,
+        end,
+        last,
+        done,
+        had,
+        begun,
+        times,
+    ) = row
     return OperationRecord(
         name=name,
         kind=OperationKind(kind),
@@ -177,17 +204,20 @@ def _record(row: _Row) -> OperationRecord:
         snapshot=snapshot,
         request=request,
         create_time_ns=created,
-        end_time_ns=ended_at,
+        end_time_ns=end,
         last_sequence=last,
-        completed=None if completed is None else msgspec.json.decode(completed, type=Completed),
+        completed=None if done is None else msgspec.json.decode(done, type=Completed),
         number=number,
+        had_credentials=bool(had),
+        begun=begun,
+        continuations=times,
     )
 
 
 def _add(db: sqlite3.Connection, record: OperationRecord) -> OperationRecord:
     cursor = db.execute(
         "INSERT INTO operations (name, kind, state, request_id, digest, path, snapshot, request, create_time_ns, "
-        "end_time_ns, last_sequence) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)",
+        "end_time_ns, last_sequence, had_credentials) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
         (
             record.name,
             record.kind.value,
@@ -199,13 +229,18 @@ def _add(db: sqlite3.Connection, record: OperationRecord) -> OperationRecord:
             record.request,
             record.create_time_ns,
             record.last_sequence,
+            record.had_credentials,
         ),
     )
     return msgspec.structs.replace(record, number=cursor.lastrowid or 0)
 
 
-def _set_state(db: sqlite3.Connection, name: str, state: OperationState, last_sequence: int) -> None:
-    db.execute("UPDATE operations SET state = ?, last_sequence = ? WHERE name = ?", (state.value, last_sequence, name))
+def _update(db: sqlite3.Connection, record: OperationRecord) -> None:
+    db.execute(
+        "UPDATE operations SET state = ?, last_sequence = ?, begun = ?, continuations = ? "
+        "WHERE name = ? AND end_time_ns = 0",
+        (record.state.value, record.last_sequence, record.begun, record.continuations, record.name),
+    )
 
 
 def _finish(db: sqlite3.Connection, record: OperationRecord, history: Sequence[LoggedEvent]) -> None:

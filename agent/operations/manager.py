@@ -17,7 +17,6 @@ from agent.errors import (
     OperationNotFoundError,
     RequestIdReusedError,
     ShuttingDownError,
-    WorkerCrashedError,
     WorkspaceBusyError,
     describe,
 )
@@ -27,9 +26,19 @@ from agent.operations.checks import check_order, check_request_id
 from agent.operations.hub import EventLog, first_sequence_after_restart
 from agent.operations.journal import Journal
 from agent.operations.operation import LiveOperation, Observer
-from agent.operations.order import Order, digest, kind_of, snapshot_of, without_credentials
+from agent.operations.order import (
+    Order,
+    digest,
+    from_journal,
+    has_credentials,
+    kind_of,
+    snapshot_of,
+    without_credentials,
+)
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
+from agent.operations.recovery import continued, end_instead
 from agent.operations.request import Request
+from agent.operations.states import follow
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
 
@@ -70,27 +79,16 @@ class OperationManager:
         return [operation.record for operation in self._live.values()]
 
     async def recover(self) -> None:
-        """Ends in the journal what a former run of the agent left running, and removes what that left behind.
+        """Continues what a former run of the agent left running, or ends it and removes what it left behind.
 
         No process of the former run may be alive any more.
         """
         for record in await self._journal.unfinished():
-            await asyncio.to_thread(self._remove_leftovers, record)
-            error = WorkerCrashedError("the agent was restarted while the operation ran", hint="repeat the request")
-            completed = Completed(OperationState.FAILED, describe(error))
-            last = LoggedEvent(first_sequence_after_restart(record.last_sequence), time.time_ns(), completed)
-            await self._journal.finish(
-                msgspec.structs.replace(
-                    record,
-                    state=completed.state,
-                    end_time_ns=last.time_ns,
-                    last_sequence=last.sequence,
-                    completed=completed,
-                ),
-                [last],
-            )
-            self._observer(record.name, record.kind, last)
-            _log.warning("%s: failed: the agent was restarted while it ran", record.name)
+            staging = leftovers.staging_folder(self._config.agent.staging_dir, record.name)
+            await asyncio.to_thread(leftovers.remove_staging, staging)
+            completed = end_instead(record, self._config.agent.resume_on_start) or await self._continue(record)
+            if completed is not None:
+                await self._end_left(record, completed)
 
     async def start(self, order: Order) -> OperationRecord:
         """Starts an operation, or returns the one that the same request id has started before.
@@ -144,7 +142,7 @@ class OperationManager:
         live = self._live.get(name)
         if live is None:
             return await self.get(name)
-        live.cancel()
+        await live.cancel()
         return live.record
 
     async def events(self, name: str, after_sequence: int = 0) -> AsyncIterator[LoggedEvent]:
@@ -170,7 +168,8 @@ class OperationManager:
     async def drain(self, seconds: float, hurry: asyncio.Event) -> None:
         """Lets operations go on for so many seconds, or until ``hurry`` is set, and then stops them.
 
-        Returns when all have ended and the journal knows.
+        Those that the next agent can continue are left to it, the others are cancelled. Returns when all have stopped
+        and the journal knows.
         """
         self.refuse_new()
         async with self._admission:
@@ -181,8 +180,11 @@ class OperationManager:
             await asyncio.wait({hurried, all_ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             hurried.cancel()
             all_ended.cancel()
-        for operation in self._live.values():
-            operation.cancel()
+        for operation in list(self._live.values()):
+            if self._config.agent.resume_on_start and operation.can_be_left:
+                operation.interrupt()
+            else:
+                await operation.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
 
@@ -223,9 +225,40 @@ class OperationManager:
                     snapshot=snapshot_of(order),
                     request=without_credentials(order),
                     create_time_ns=time.time_ns(),
+                    had_credentials=has_credentials(order),
                 )
             )
             return self._launch(record, self._addressed(request, name)).record
+
+    async def _continue(self, record: OperationRecord) -> Completed | None:
+        """Starts an operation again; returns how it ends if that is not possible."""
+        try:
+            request = await asyncio.to_thread(check_order, from_journal(record.request), self._config)
+        except GpusnapError as error:
+            return Completed(OperationState.FAILED, describe(error))
+        record = continued(record)
+        # Before it runs: an agent that dies of it must know at its next start.
+        await self._journal.update(record)
+        self._launch(record, self._addressed(request, record.name))
+        _log.warning("%s: continued after a restart of the agent", record.name)
+        return None
+
+    async def _end_left(self, record: OperationRecord, completed: Completed) -> None:
+        """Ends in the journal an operation that a former run of the agent left, and removes what that left behind."""
+        if record.kind is OperationKind.RESTORE:
+            await asyncio.to_thread(leftovers.remove_restore_work, record.path, record.name)
+        last = LoggedEvent(first_sequence_after_restart(record.last_sequence), time.time_ns(), completed)
+        ended = msgspec.structs.replace(
+            record,
+            state=follow(record.state, completed.state),
+            end_time_ns=last.time_ns,
+            last_sequence=last.sequence,
+            completed=completed,
+        )
+        await self._journal.finish(ended, [last])
+        self._observer(record.name, record.kind, last)
+        reason = f": {completed.error.message}" if completed.error else ""
+        _log.warning("%s: %s after a restart of the agent%s", record.name, completed.state.value, reason)
 
     def _refuse_busy(self, path: bytes) -> None:
         for other in self.running:
@@ -263,15 +296,12 @@ class OperationManager:
         try:
             await operation.run()
         finally:
-            del self._live[name]
-            self._ended[name] = (operation.record, operation.log)
-            while len(self._ended) > LOGS_KEPT:
-                self._ended.popitem(last=False)
-
-    def _remove_leftovers(self, record: OperationRecord) -> None:
-        leftovers.remove_staging(leftovers.staging_folder(self._config.agent.staging_dir, record.name))
-        if record.kind is OperationKind.RESTORE:
-            leftovers.remove_restore_work(record.path, record.name)
+            # One that is left to the next agent is still there for whoever asks this one.
+            if operation.record.completed is not None:
+                del self._live[name]
+                self._ended[name] = (operation.record, operation.log)
+                while len(self._ended) > LOGS_KEPT:
+                    self._ended.popitem(last=False)
 
 
 def _held_path(request: Request) -> bytes:

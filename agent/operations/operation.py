@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
 
 import msgspec
 
-from agent.errors import CancelledError, GpusnapError, WorkerCrashedError, describe
-from agent.events import Completed, Failed, OperationEvent, OperationKind, OperationState, StateChanged, Succeeded
+from agent.errors import GpusnapError, describe
+from agent.events import (
+    Begun,
+    Completed,
+    Failed,
+    OperationEvent,
+    OperationKind,
+    OperationState,
+    PipelineEvent,
+    StateChanged,
+    Succeeded,
+)
 from agent.operations import leftovers
 from agent.operations.bounds import bounded_error
 from agent.operations.hub import EventLog
 from agent.operations.journal import Journal
 from agent.operations.process import WorkerEnd, run_worker
 from agent.operations.record import LoggedEvent, OperationRecord
+from agent.operations.recovery import ATTEMPTS, continuation_notice, death, retry_notice, taking_up
 from agent.operations.request import Request
 from agent.operations.states import follow
 
@@ -31,7 +43,7 @@ class LiveOperation:
 
     Args:
         record: as it was written to the journal.
-        request: what its process is to do; its staging folder does not exist yet.
+        request: what its process is to do.
         journal: where its end is written.
         observer: told of each event.
         workers_lock: a file descriptor that the process holds for as long as it lives.
@@ -46,9 +58,15 @@ class LiveOperation:
         self._observer = observer
         self._workers_lock = workers_lock
         self._cancel = asyncio.Event()
+        self._interrupt = asyncio.Event()
         self._ending = False
-        self.log = EventLog()
+        # Whether a process may have left files of a restore that are not complete.
+        self._left_work = record.continuations > 0
+        self._writes: set[asyncio.Task[None]] = set()
+        self.log = EventLog(record.last_sequence + 1)
         self._emit(StateChanged(record.state))
+        if record.continuations:
+            self._emit(continuation_notice(record))
 
     @property
     def record(self) -> OperationRecord:
@@ -57,15 +75,28 @@ class LiveOperation:
             return self._record
         return msgspec.structs.replace(self._record, last_sequence=self.log.last_sequence, progress=self.log.progress)
 
-    def cancel(self) -> None:
-        """Asks it to stop; does nothing if it was asked before or is at its end."""
+    @property
+    def can_be_left(self) -> bool:
+        """Whether the next agent could continue it."""
+        return not self._record.had_credentials and not self._cancel.is_set()
+
+    async def cancel(self) -> None:
+        """Asks it to stop; does nothing if it was asked before or is at its end.
+
+        Returns when the journal knows, so that another agent would not continue it.
+        """
         if self._ending or self._cancel.is_set():
             return
         self._cancel.set()
         self._move(OperationState.CANCELLING)
+        await self._write()
 
-    async def run(self) -> OperationRecord:
-        """Does the work and returns how it ended; never raises an error of the operation."""
+    def interrupt(self) -> None:
+        """Kills its process and leaves it to the next agent."""
+        self._interrupt.set()
+
+    async def run(self) -> None:
+        """Does the work to its end, or until it is interrupted; never raises an error of the operation."""
         try:
             completed = await self._work()
         except GpusnapError as error:
@@ -73,42 +104,80 @@ class LiveOperation:
         except Exception as error:
             _log.exception("%s: a defect of the agent", self._record.name)
             completed = Completed(OperationState.FAILED, describe(error))
-        return await self._end(completed)
+        if self._writes:
+            await asyncio.wait(self._writes)
+        await (self._end(completed) if completed is not None else self._leave())
 
-    async def _work(self) -> Completed:
-        if self._cancel.is_set():
-            return Completed(OperationState.CANCELLED)
-        await asyncio.to_thread(leftovers.make_staging, self._request.staging_dir)
+    async def _work(self) -> Completed | None:
+        """Returns how it ended; ``None`` if it is left to the next agent."""
+        for attempt in itertools.count(1):
+            end = await self._run_process()
+            if end is None:
+                break
+            self._left_work = not end.cleaned_up
+            error = None if self._cancel.is_set() else death(end)
+            if error is None or (attempt == ATTEMPTS and not self._interrupt.is_set()):
+                return conclude(end, self._cancel.is_set())
+            if self._interrupt.is_set():
+                break
+            self._emit(retry_notice(error, attempt))
+            _log.warning("%s: %s", self._record.name, error)
+        return Completed(OperationState.CANCELLED) if self._cancel.is_set() else None
+
+    async def _run_process(self) -> WorkerEnd | None:
+        """Runs a process to its end; ``None`` if the operation was cancelled or interrupted before."""
+        staging = self._request.staging_dir
+        await asyncio.to_thread(leftovers.make_staging, staging)
         try:
-            if self._cancel.is_set():
-                return Completed(OperationState.CANCELLED)
-            self._move(OperationState.RUNNING)
-            await self._write_state()
-            end = await run_worker(self._record.name, self._request, self._emit, self._cancel, self._workers_lock)
+            if self._cancel.is_set() or self._interrupt.is_set():
+                return None
+            if self._record.state is OperationState.PENDING:
+                self._move(OperationState.RUNNING)
+                await self._write()
+            request = taking_up(self._request, self._record.begun)
+            return await run_worker(
+                self._record.name, request, self._take, self._cancel, self._interrupt, self._workers_lock
+            )
         finally:
-            await asyncio.to_thread(leftovers.remove_staging, self._request.staging_dir)
-        if self._record.kind is OperationKind.RESTORE and not end.cleaned_up:
-            await asyncio.to_thread(leftovers.remove_restore_work, self._record.path, self._record.name)
-        return conclude(end, self._cancel.is_set())
+            await asyncio.to_thread(leftovers.remove_staging, staging)
 
     def _move(self, state: OperationState) -> None:
         self._record = msgspec.structs.replace(self._record, state=follow(self._record.state, state))
         self._emit(StateChanged(state))
         _log.info("%s: %s", self._record.name, state.value)
 
+    def _take(self, event: PipelineEvent) -> None:
+        """Takes in what the process reports."""
+        if not isinstance(event, Begun):
+            self._emit(event)
+            return
+        self._record = msgspec.structs.replace(self._record, begun=event.snapshot_id)
+        write = asyncio.ensure_future(self._write())
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+
     def _emit(self, event: OperationEvent) -> None:
         logged = self.log.append(event)
         self._observer(self._record.name, self._record.kind, logged or self.log.draft(event))
 
-    async def _write_state(self) -> None:
+    async def _write(self) -> None:
         try:
-            await self._journal.set_state(self._record.name, self._record.state, self.log.last_sequence)
+            await self._journal.update(self.record)
         except GpusnapError as error:
             _log.error("%s: its state could not be written: %s", self._record.name, error)
 
-    async def _end(self, completed: Completed) -> OperationRecord:
+    async def _leave(self) -> None:
+        """Leaves it to the next agent: this one ends as it should, which is none of the deaths that are counted."""
+        self._record = msgspec.structs.replace(self._record, continuations=0)
+        await self._write()
+        self.log.interrupt()
+        _log.info("%s: left to be continued", self._record.name)
+
+    async def _end(self, completed: Completed) -> None:
         """Writes the end to the journal and then shows it: nobody sees an end that a restart would not remember."""
         self._ending = True
+        if self._record.kind is OperationKind.RESTORE and self._left_work:
+            await asyncio.to_thread(leftovers.remove_restore_work, self._record.path, self._record.name)
         self.log.unfold_warnings()
         last = self.log.draft(completed)
         result = completed.result
@@ -132,7 +201,6 @@ class LiveOperation:
             _log.info("%s: %s", record.name, completed.state.value)
         else:
             _log.warning("%s: failed: %s: %s", record.name, completed.error.reason, completed.error.message)
-        return record
 
 
 def conclude(end: WorkerEnd, cancelled: bool) -> Completed:
@@ -142,9 +210,7 @@ def conclude(end: WorkerEnd, cancelled: bool) -> Completed:
     result = end.message.result if isinstance(end.message, Failed) else None
     if cancelled:
         return Completed(OperationState.CANCELLED, None, result)
-    if end.message is None:
-        return Completed(OperationState.FAILED, describe(end.crash()))
-    error = end.message.error
-    if error.reason == CancelledError.reason:
-        error = describe(WorkerCrashedError("the operation's process was told to stop, but not by its agent"))
-    return Completed(OperationState.FAILED, bounded_error(error), result)
+    died = death(end)
+    if died is None and isinstance(end.message, Failed):
+        return Completed(OperationState.FAILED, bounded_error(end.message.error), result)
+    return Completed(OperationState.FAILED, describe(died or end.crash()), result)

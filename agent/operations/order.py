@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import msgspec
 
 from agent.config.model import StorageConfig
+from agent.errors import JournalError
 from agent.events import OperationKind
 from agent.restore.request import IfNotEmpty
 
@@ -50,6 +51,8 @@ class VerifyOrder(msgspec.Struct, frozen=True, tag="verify"):
 Order = SnapshotOrder | RestoreOrder | VerifyOrder
 """Whatever starts an operation."""
 
+_decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
+
 _KINDS: Mapping[type[Order], OperationKind] = {
     SnapshotOrder: OperationKind.SNAPSHOT,
     RestoreOrder: OperationKind.RESTORE,
@@ -73,6 +76,23 @@ def without_credentials(order: Order) -> bytes:
         storage = msgspec.structs.replace(order.storage, credentials=None)
         order = msgspec.structs.replace(order, storage=storage)
     return msgspec.json.encode(order, order="deterministic")
+
+
+def has_credentials(order: Order) -> bool:
+    """Returns whether the order brings credentials, so that what ``without_credentials`` keeps is not all of it."""
+    return order.storage is not None and order.storage.credentials is not None
+
+
+def from_journal(request: bytes) -> Order:
+    """Returns the order that ``without_credentials`` wrote.
+
+    Raises:
+        JournalError: another version of the agent wrote something else.
+    """
+    try:
+        return _decoder.decode(request)
+    except msgspec.DecodeError as error:
+        raise JournalError(f"the journal's request cannot be read: {error}", hint="repeat the request") from error
 
 
 def digest(order: Order) -> str:

@@ -135,6 +135,7 @@ async def run_worker(
     request: Request,
     on_event: Callable[[PipelineEvent], None],
     cancel: asyncio.Event,
+    kill: asyncio.Event,
     keep_open: int,
     program: Sequence[str] = WORKER,
 ) -> WorkerEnd:
@@ -145,6 +146,7 @@ async def run_worker(
         request: what to do, with credentials.
         on_event: gets what the process reports, in the event loop.
         cancel: set to ask the process to stop; it is killed after ``CANCEL_SECONDS``.
+        kill: set to kill it, so that it leaves what it has done so far for its continuation.
         keep_open: a file descriptor that the process and its worker processes hold for as long as they live.
         program: the process's command line.
 
@@ -170,7 +172,7 @@ async def run_worker(
     try:
         stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
         stdin.write(msgspec.json.encode(request) + b"\n")
-        await _until_end(transport, protocol, cancel)
+        await _until_end(transport, protocol, cancel, kill)
     finally:
         _kill_group(transport.get_pid())
         await asyncio.wait({protocol.exited}, timeout=REAP_SECONDS)
@@ -181,14 +183,20 @@ async def run_worker(
     return WorkerEnd(protocol.final, -signal.SIGKILL if return_code is None else return_code)
 
 
-async def _until_end(transport: asyncio.SubprocessTransport, protocol: _Protocol, cancel: asyncio.Event) -> None:
+async def _until_end(
+    transport: asyncio.SubprocessTransport, protocol: _Protocol, cancel: asyncio.Event, kill: asyncio.Event
+) -> None:
     """Waits for the end of the process, or until it has had its time to end."""
     cancelled: asyncio.Future[object] = asyncio.ensure_future(cancel.wait())
-    waited: set[asyncio.Future[object]] = {protocol.exited, protocol.finished, cancelled}
+    killed: asyncio.Future[object] = asyncio.ensure_future(kill.wait())
+    waited: set[asyncio.Future[object]] = {protocol.exited, protocol.finished, cancelled, killed}
     try:
         await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
     finally:
         cancelled.cancel()
+        killed.cancel()
+    if kill.is_set():
+        return
     if protocol.finished.done():
         await asyncio.wait({protocol.exited}, timeout=CANCEL_SECONDS if cancel.is_set() else EXIT_SECONDS)
     elif not protocol.exited.done():

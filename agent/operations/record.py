@@ -38,6 +38,9 @@ class OperationRecord(msgspec.Struct, frozen=True):
         completed: how it ended; ``None`` before.
         progress: the latest progress; never in the journal.
         number: its place in the journal, ascending with time; 0 before it is there.
+        had_credentials: the request came with credentials, which are not kept.
+        begun: the snapshot that its last run began to store or to write (``agent.events.Begun``); empty before.
+        continuations: how often it was continued since an agent that had it last ended as it should.
     """
 
     name: str
@@ -54,6 +57,9 @@ class OperationRecord(msgspec.Struct, frozen=True):
     completed: Completed | None = None
     progress: Progress | None = None
     number: int = 0
+    had_credentials: bool = False
+    begun: str = ""
+    continuations: int = 0
 
 
 def new_name(kind: OperationKind) -> str:

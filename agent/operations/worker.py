@@ -1,7 +1,7 @@
 """The process of one operation: ``python -m agent.operations.worker``.
 
-It reads its request as one JSON line on stdin, writes its messages as JSON lines on stdout, and ends itself when the
-daemon dies (the end of stdin) or asks it to (SIGTERM).
+It reads its request as one JSON line on stdin, writes its messages as JSON lines on stdout, ends itself when the daemon
+asks it to (SIGTERM), and dies with the daemon (the end of stdin): the next daemon continues from what it leaves.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from agent.events import Emit, Failed, OperationResult, Succeeded, WorkerMessage
 from agent.operations.request import Request
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
-
-ORPHAN_SECONDS = 5.0
-"""How long a process whose daemon died may clean up; then it kills itself and its children."""
 
 
 class MessageWriter:
@@ -54,7 +51,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda _signal, _frame: cancel.set())
     request = msgspec.json.decode(_read_line(0), type=Request)
     writer = MessageWriter(_own_stdout(), cancel)
-    threading.Thread(target=_watch_daemon, args=(cancel,), name="daemon-watcher", daemon=True).start()
+    threading.Thread(target=_watch_daemon, name="daemon-watcher", daemon=True).start()
     writer.write(_perform(request, writer.write, cancel))
     return 0
 
@@ -102,11 +99,9 @@ def _own_stdout() -> int:
     return messages
 
 
-def _watch_daemon(cancel: threading.Event) -> None:
+def _watch_daemon() -> None:
     while os.read(0, 4096):
         pass
-    cancel.set()
-    threading.Event().wait(ORPHAN_SECONDS)
     # The process leads a group of its own, so this reaches its children and nothing else.
     os.killpg(0, signal.SIGKILL)
 

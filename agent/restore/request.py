@@ -28,6 +28,7 @@ class RestoreRequest(msgspec.Struct, frozen=True, tag="restore"):
         if_not_empty: what to do when the target is not empty.
         paths: paths to restore, relative to the workspace; empty for everything.
         checksum: compare the content of what is in the target, instead of trusting size and time.
+        resume: an earlier run of the operation has begun to write this very snapshot: what the target holds is its own.
     """
 
     operation: str
@@ -39,3 +40,4 @@ class RestoreRequest(msgspec.Struct, frozen=True, tag="restore"):
     if_not_empty: IfNotEmpty = IfNotEmpty.FAIL
     paths: tuple[bytes, ...] = ()
     checksum: bool = False
+    resume: bool = False

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from agent.config.model import TransferConfig
 from agent.errors import DataLossError
-from agent.events import Emit, OperationResult, PresentReport, Stage
+from agent.events import Begun, Emit, OperationResult, PresentReport, Stage
 from agent.pipeline.crew import Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
@@ -35,7 +35,7 @@ from agent.restore.remote import MODULE, RemoteWriter
 from agent.restore.request import IfNotEmpty, RestoreRequest
 from agent.restore.reuse import Reuse
 from agent.restore.selection import Selection
-from agent.restore.target import Target, open_target
+from agent.restore.target import Target, open_target, taken_up
 from agent.restore.task import Setup
 from agent.restore.work import Worker
 from agent.restore.writer import Writer
@@ -56,6 +56,7 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
         DataLossError: chunks or the manifest are damaged or missing. What is undamaged was restored.
         GpusnapError: it failed otherwise, or was cancelled. No unfinished file is left in the target.
     """
+    request = taken_up(request)
     selection = Selection(request.paths)
     store = open_store(request.storage, request.transfer.retry_seconds)
     try:
@@ -120,6 +121,7 @@ class _Restore:
                 self._comparing = Comparing.CONTENT if self._request.checksum else Comparing.TIMES
             else:
                 target.require_room(self._plan.content_bytes, self._plan.totals.entries)
+            self._emit(Begun(self._manifest.summary.id))
             with Reporter(self._notes.meter, self._emit):
                 self._run(target, workers, processes)
             succeeded = True

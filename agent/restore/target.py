@@ -116,6 +116,14 @@ def open_target(request: RestoreRequest) -> Target:
     return target
 
 
+def taken_up(request: RestoreRequest) -> RestoreRequest:
+    """Returns the request as it is to be done over what an earlier run of the same operation has written."""
+    work = os.path.join(request.target, work_folder(request.operation))
+    if request.if_not_empty is IfNotEmpty.FAIL and (request.resume or os.path.isdir(work)):
+        return msgspec.structs.replace(request, if_not_empty=IfNotEmpty.OVERWRITE)
+    return request
+
+
 def is_counted(name: bytes) -> bool:
     """Says whether a name at the top of the target is a user's."""
     return name not in _NOT_COUNTED and not name.startswith(WORK_FOLDER_PREFIX)

@@ -18,6 +18,7 @@ class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot"):
         exclude_caches: leave out caches that can be downloaded again.
         one_file_system: do not descend into other file systems.
         full: read every file, also those that have not changed since the parent.
+        former: the snapshot that an earlier run of this operation made and may have committed; empty if none.
     """
 
     workspace: bytes
@@ -30,3 +31,4 @@ class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot"):
     exclude_caches: bool = False
     one_file_system: bool = False
     full: bool = False
+    former: str = ""

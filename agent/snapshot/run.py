@@ -9,7 +9,8 @@ import threading
 import time
 
 from agent import version
-from agent.events import Cause, ChunkKind, Emit, OperationResult, ScanTotals, Stage
+from agent.errors import SnapshotNotFoundError
+from agent.events import Begun, Cause, ChunkKind, Emit, OperationResult, ScanTotals, Stage
 from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath
 from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
@@ -61,6 +62,8 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
         store.check()
         repository = Repository(store)
         repository.ensure()
+        if request.former and (committed := _committed(repository, request.former)):
+            return committed
         with (
             running_engine(request.storage, request.transfer, request.staging_dir) as engine,
             contextlib.closing(WorkerProcesses(MODULE, 0)) as processes,
@@ -68,6 +71,21 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
             return _Snapshot(request, repository, engine, processes, emit, cancel).run(chosen)
     finally:
         store.close()
+
+
+def _committed(repository: Repository, snapshot_id: str) -> OperationResult | None:
+    """Returns the result of a run that died between its commit and its last word; ``None`` if it did not commit."""
+    try:
+        summary = repository.summary(snapshot_id)
+    except SnapshotNotFoundError:
+        return None
+    return OperationResult(
+        snapshot_id=summary.id,
+        totals=summary.totals,
+        chunks=summary.chunks,
+        raw_bytes=summary.raw_bytes,
+        warnings=summary.warnings,
+    )
 
 
 class _Snapshot:
@@ -114,6 +132,7 @@ class _Snapshot:
     def _run(self, root_fd: int, chosen: Filter) -> OperationResult:
         request = self._request
         manifest_path = os.path.join(request.staging_dir, "manifest")
+        self._emit(Begun(self._id))
         known = read_known(self._repository, self._host, request.workspace, self._warnings)
         before = "" if request.full else known.parent
         parent = open_parent(self._repository, before, manifest_path + ".parent", self._warnings)

@@ -156,12 +156,12 @@ def test_a_watch_survives_the_restart_of_its_agent(
 
     stdout, _ = process.communicate(timeout=SECONDS)
 
-    completed, error = (json.loads(line) for line in stdout.splitlines()[-2:])
-    assert (completed["record"], completed["operation"]) == ("completed", name)
-    assert error["reason"] == "WORKER_CRASHED"
-    assert error["retryable"]
-    assert process.returncode == 1
-    assert gpusnap.run("snapshot", str(workspace)).code == 0
+    records = [json.loads(line) for line in stdout.splitlines()]
+    assert (records[-1]["record"], records[-1]["operation"]) == ("completed", name)
+    assert [record["reason"] for record in records if record["record"] == "warning"] == ["OPERATION_CONTINUED"]
+    numbers = [record["sequence"] for record in records]
+    assert numbers == sorted(set(numbers))
+    assert process.returncode == 0
 
 
 def test_an_agent_that_stays_away_is_unreachable(gpusnap: Gpusnap, agent: Daemon, workspace: Path) -> None:

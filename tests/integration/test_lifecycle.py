@@ -144,15 +144,17 @@ def test_an_agent_that_was_killed(daemon: Daemon, silent_store: pb.Storage) -> N
         [worker] = descendants(daemon.pid)
         (daemon.staging_dir / name / "leftover").write_text("x")
         daemon.stop(signal.SIGKILL)
-    # The new agent waits for the process of the former one, which notices and ends by itself.
+    # The new agent waits for the process of the former one, which dies with that.
     daemon.start()
     assert not is_running(worker)
     assert not list(daemon.staging_dir.iterdir())
     with connected(daemon.address) as stub:
+        # The agent has no credentials to go on with.
         [last] = watch(stub, name, seen[-1].sequence)
         assert last.completed.state == pb.OPERATION_STATE_FAILED
         assert last.completed.error.reason == "WORKER_CRASHED"
-        assert "the agent was restarted" in last.completed.error.message
+        assert "it keeps no credentials" in last.completed.error.message
+        assert "repeat the request with its credentials" in last.completed.error.hint
         operation = stub.GetOperation(pb.GetOperationRequest(name=name), timeout=SECONDS).operation
         assert operation.state == pb.OPERATION_STATE_FAILED
         # The workspace is free again.

@@ -12,6 +12,7 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
+from agent.operations.recovery import ATTEMPTS
 from agent.rpc import convert
 from tests.support.daemon import Daemon, descendants
 from tests.support.processes import is_running, wait_until
@@ -57,7 +58,7 @@ def nothing_left(daemon: Daemon, processes: set[int]) -> None:
 @pytest.fixture(autouse=True)
 def one_thread(stopped_daemon: Daemon) -> None:
     """Makes operations work on one file after the other, so that a fast machine is not done too soon."""
-    stopped_daemon.environ["GPUSNAP_TRANSFER__THREADS"] = "1"
+    stopped_daemon.environ["GPUSNAP_TRANSFER__WORKERS"] = "1"
 
 
 @pytest.fixture
@@ -201,15 +202,25 @@ def test_a_killed_restore_leaves_nothing_in_its_target(
         assert path.read_bytes() == (large_workspace / path.name).read_bytes()
 
 
-def test_a_process_that_is_killed(daemon: Daemon, stub: SnapshotAgentStub, waiting: pb.SnapshotRequest) -> None:
+def test_a_process_that_is_killed_again_and_again(
+    daemon: Daemon, stub: SnapshotAgentStub, waiting: pb.SnapshotRequest
+) -> None:
     name = begin(stub, waiting)
-    worker = worker_of(daemon)
-    os.kill(worker, signal.SIGKILL)
-    end = watch(stub, name)[-1].completed
-    assert end.state == pb.OPERATION_STATE_FAILED
+    workers: set[int] = set()
+    for _ in range(ATTEMPTS):
+        wait_until(lambda: descendants(daemon.pid) - workers, "the next process")
+        [worker] = descendants(daemon.pid) - workers
+        workers.add(worker)
+        os.kill(worker, signal.SIGKILL)
+    events = watch(stub, name)
+    assert states(events) == ["PENDING", "RUNNING", "FAILED"]
+    warnings = [event.warning for event in events if event.HasField("warning")]
+    assert [warning.reason for warning in warnings] == ["OPERATION_RETRIED"] * (ATTEMPTS - 1)
+    assert all("SIGKILL" in warning.message for warning in warnings)
+    end = events[-1].completed
     assert (end.error.reason, end.error.retryable) == ("WORKER_CRASHED", True)
     assert "SIGKILL" in end.error.message
-    nothing_left(daemon, {worker})
+    nothing_left(daemon, workers)
     assert states(snapshot(stub, pb.SnapshotRequest(workspace=waiting.workspace)))[-1] == "SUCCEEDED"
 
 
@@ -217,14 +228,16 @@ def test_a_process_that_is_told_to_stop_by_a_stranger(
     daemon: Daemon, stub: SnapshotAgentStub, large_workspace: Path
 ) -> None:
     stream = stub.Snapshot(pb.SnapshotRequest(workspace=str(large_workspace)), timeout=SECONDS)
+    warnings: list[str] = []
     told = False
     for response in stream:
         if response.event.HasField("chunk_finished") and not told:
             os.kill(worker_of(daemon), signal.SIGTERM)
             told = True
-    end = response.event.completed
-    assert end.state == pb.OPERATION_STATE_FAILED
-    assert end.error.reason == "WORKER_CRASHED"
+        if response.event.HasField("warning"):
+            warnings.append(response.event.warning.reason)
+    assert warnings == ["OPERATION_RETRIED"]
+    assert response.event.completed.state == pb.OPERATION_STATE_SUCCEEDED
 
 
 def test_credentials_are_nowhere_to_be_seen(

@@ -75,6 +75,7 @@ def test_text_is_read_as_its_type() -> None:
         "GPUSNAP_AGENT__LISTEN": "unix:/tmp/a.sock, [::1]:0",
         "GPUSNAP_AGENT__METRICS_LISTEN": "",
         "GPUSNAP_AGENT__DRAIN_SECONDS": "2.5",
+        "GPUSNAP_AGENT__RESUME_ON_START": "false",
         "GPUSNAP_TRANSFER__STAGING_SIZE": "1 GiB",
         "GPUSNAP_TRANSFER__CONNECTIONS": "8",
         "GPUSNAP_TRANSFER__ENGINE": "s5cmd",
@@ -85,6 +86,7 @@ def test_text_is_read_as_its_type() -> None:
     assert config.agent.listen == ("unix:/tmp/a.sock", "[::1]:0")
     assert config.agent.metrics_listen == ""
     assert config.agent.drain_seconds == 2.5
+    assert config.agent.resume_on_start is False
     assert config.transfer.staging_size == 1024 * MIB
     assert config.transfer.connections == 8
     assert config.transfer.engine is EngineChoice.S5CMD

@@ -49,7 +49,10 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     first = Journal(str(tmp_path))
     await first.open()
     running = await first.add(record("snapshot-1", "id-1"))
-    await first.set_state("snapshot-1", OperationState.RUNNING, 2)
+    running = msgspec.structs.replace(
+        running, state=OperationState.RUNNING, last_sequence=2, begun="20261123T110512Z-4f2a9c01", continuations=2
+    )
+    await first.update(running)
     done = await first.add(record("snapshot-2"))
     failure = Completed(
         OperationState.FAILED, describe(StorageUnavailableError("gone", metadata={"k": "v"})), OperationResult("s")
@@ -64,7 +67,6 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
 
     second = Journal(str(tmp_path))
     await second.open()
-    running = msgspec.structs.replace(running, state=OperationState.RUNNING, last_sequence=2)
     assert await second.unfinished() == [running]
     assert await second.by_request_id("id-1") == running
     assert await second.get("snapshot-2") == ended(done, failure)
@@ -124,6 +126,24 @@ async def test_a_database_that_was_damaged(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="damaged"):
         await second.page(0, 200)
     await second.close()
+
+
+async def test_a_journal_of_the_first_schema(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.executescript(journal_module._SCHEMA + "PRAGMA user_version = 1;")
+        row = "('{0}', 'snapshot', 'running', '', 'd', x'2f', '', x'7b7d', 1, {1}, 2)"
+        db.execute(
+            "INSERT INTO operations (name, kind, state, request_id, digest, path, snapshot, request, create_time_ns, "
+            f"end_time_ns, last_sequence) VALUES {row.format('left', 0)}, {row.format('ended', 9)}"
+        )
+    upgraded = Journal(str(tmp_path))
+    await upgraded.open()
+    # Nobody knows whether it came with credentials, so it is not continued without.
+    assert [(one.name, one.had_credentials) for one in await upgraded.unfinished()] == [("left", True)]
+    ended_before = await upgraded.get("ended")
+    assert ended_before is not None
+    assert not ended_before.had_credentials
+    await upgraded.close()
 
 
 async def test_a_journal_of_a_newer_agent(tmp_path: Path) -> None:

@@ -11,46 +11,65 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from agent.config.model import AgentConfig, Config, Provider, StorageConfig
+from agent.config.model import AgentConfig, Config, Credentials, Provider, StorageConfig
 from agent.errors import OperationNotFoundError, ShuttingDownError
-from agent.events import OperationKind, OperationState
+from agent.events import Completed, OperationKind, OperationState, StateChanged, WarningRaised
 from agent.operations.journal import Journal
 from agent.operations.manager import OperationManager
-from agent.operations.order import SnapshotOrder
+from agent.operations.order import (
+    Order,
+    RestoreOrder,
+    SnapshotOrder,
+    has_credentials,
+    kind_of,
+    without_credentials,
+)
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
+from agent.operations.recovery import CONTINUATIONS
 
 
 class Agent:
     """A manager with its journal."""
 
-    def __init__(self, folder: Path, lock: int) -> None:
+    def __init__(self, folder: Path, lock: int, resume_on_start: bool = True) -> None:
         self.folder = folder
         self.journal = Journal(str(folder))
         self.observed: list[tuple[str, OperationKind, LoggedEvent]] = []
         config = Config(
-            agent=AgentConfig(staging_dir=str(folder / "staging"), workspace_roots=(str(folder),)),
+            agent=AgentConfig(
+                staging_dir=str(folder / "staging"), workspace_roots=(str(folder),), resume_on_start=resume_on_start
+            ),
             storage=StorageConfig(provider=Provider.LOCAL, endpoint=str(folder)),
         )
         self.manager = OperationManager(
             config, self.journal, lambda name, kind, logged: self.observed.append((name, kind, logged)), lock
         )
 
-    async def left_running(self, kind: OperationKind, state: OperationState, path: Path) -> OperationRecord:
+    async def left_running(
+        self, order: Order, state: OperationState, path: Path, continuations: int = 0
+    ) -> OperationRecord:
         """Writes what an agent that was killed leaves in its journal."""
         record = OperationRecord(
-            name=new_name(kind),
-            kind=kind,
+            name=new_name(kind_of(order)),
+            kind=kind_of(order),
             state=OperationState.PENDING,
             request_id="",
             digest="",
             path=os.fsencode(path),
             snapshot="latest",
-            request=b"{}",
+            request=without_credentials(order),
             create_time_ns=1,
+            had_credentials=has_credentials(order),
         )
         record = await self.journal.add(record)
-        await self.journal.set_state(record.name, state, 7)
-        return msgspec.structs.replace(record, state=state, last_sequence=7)
+        left = msgspec.structs.replace(record, state=state, last_sequence=7, continuations=continuations)
+        await self.journal.update(left)
+        return left
+
+    async def recovered(self, record: OperationRecord) -> list[LoggedEvent]:
+        """Recovers, and returns the events of an operation that whoever has seen its last one still gets."""
+        await self.manager.recover()
+        return [logged async for logged in self.manager.events(record.name, record.last_sequence)]
 
 
 @pytest_asyncio.fixture
@@ -59,14 +78,25 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
     made = Agent(tmp_path, lock)
     await made.journal.open()
     yield made
+    await made.manager.drain(60, asyncio.Event())
     await made.journal.close()
     os.close(lock)
 
 
-async def test_what_a_former_agent_left_is_ended_and_removed(agent: Agent) -> None:
+@pytest.fixture
+def workspace(agent: Agent) -> Path:
+    folder = agent.folder / "ws"
+    folder.mkdir()
+    (folder / "file").write_text("hello")
+    return folder
+
+
+async def test_what_was_cancelled_ends_and_is_removed(agent: Agent) -> None:
     target = agent.folder / "target"
-    saved = await agent.left_running(OperationKind.SNAPSHOT, OperationState.CANCELLING, agent.folder / "ws")
-    brought = await agent.left_running(OperationKind.RESTORE, OperationState.RUNNING, target)
+    order = SnapshotOrder("", str(agent.folder / "ws"))
+    saved = await agent.left_running(order, OperationState.CANCELLING, agent.folder / "ws")
+    restore = RestoreOrder("", "latest", str(target))
+    brought = await agent.left_running(restore, OperationState.CANCELLING, target)
     work = target / f".gpusnap-restore-{brought.name}"
     foreign = target / ".gpusnap-restore-restore-0000000000"
     staging = [agent.folder / "staging" / record.name for record in (saved, brought)]
@@ -84,16 +114,87 @@ async def test_what_a_former_agent_left_is_ended_and_removed(agent: Agent) -> No
     assert [name for name, _, _ in agent.observed] == [saved.name, brought.name]
     for record in (saved, brought):
         now = await agent.manager.get(record.name)
-        assert now.state is OperationState.FAILED
-        assert now.completed is not None
-        assert now.completed.error is not None
-        assert now.completed.error.reason == "WORKER_CRASHED"
-        assert now.completed.error.retryable
+        assert now.state is OperationState.CANCELLED
         # Someone who had seen any event of the former run still gets the end.
         [last] = [logged async for logged in agent.manager.events(record.name, 1_000_000)]
         assert last.event == now.completed
     await agent.manager.recover()
     assert len(agent.observed) == 2
+
+
+@pytest.mark.parametrize("state", [OperationState.PENDING, OperationState.RUNNING])
+async def test_what_was_running_is_continued_under_its_name(
+    agent: Agent, workspace: Path, state: OperationState
+) -> None:
+    record = await agent.left_running(SnapshotOrder("", str(workspace)), state, workspace)
+    events = await agent.recovered(record)
+    assert events[0].event == StateChanged(state)
+    assert isinstance(events[1].event, WarningRaised)
+    assert events[1].event.reason == "OPERATION_CONTINUED"
+    assert isinstance(events[-1].event, Completed)
+    assert events[-1].event.state is OperationState.SUCCEEDED
+    # A third agent would go on counting beyond what the second one has shown.
+    assert events[0].sequence == 1 << 32
+    assert (await agent.manager.get(record.name)).last_sequence == events[-1].sequence
+    assert await agent.journal.unfinished() == []
+
+
+@pytest.mark.parametrize(("continuations", "goes_on"), [(CONTINUATIONS - 1, True), (CONTINUATIONS, False)])
+async def test_one_that_agents_die_of_is_given_up(
+    agent: Agent, workspace: Path, continuations: int, goes_on: bool
+) -> None:
+    order = SnapshotOrder("", str(workspace))
+    record = await agent.left_running(order, OperationState.RUNNING, workspace, continuations)
+    await agent.manager.recover()
+    # As it would be found if this agent died now.
+    assert [left.continuations for left in await agent.journal.unfinished()] == [CONTINUATIONS] * goes_on
+    last = [logged async for logged in agent.manager.events(record.name)][-1].event
+    assert isinstance(last, Completed)
+    if goes_on:
+        assert last.state is OperationState.SUCCEEDED
+    else:
+        assert last.state is OperationState.FAILED
+        assert last.error is not None
+        assert "each of its 3 continuations" in last.error.message
+
+
+async def test_credentials_are_not_there_any_more(agent: Agent, workspace: Path) -> None:
+    storage = StorageConfig(provider=Provider.S3, bucket="b", credentials=Credentials("id", "secret"))
+    order = SnapshotOrder("", str(workspace), storage=storage)
+    record = await agent.left_running(order, OperationState.RUNNING, workspace)
+    [last] = await agent.recovered(record)
+    assert isinstance(last.event, Completed)
+    assert last.event.error is not None
+    assert "keeps no credentials" in last.event.error.message
+    assert "repeat the request" in last.event.error.hint
+
+
+async def test_what_cannot_be_done_any_more_fails(agent: Agent) -> None:
+    gone = agent.folder / "gone"
+    record = await agent.left_running(SnapshotOrder("", str(gone)), OperationState.RUNNING, gone)
+    strange = msgspec.structs.replace(record, name=new_name(record.kind), request=b'{"type": "dance"}')
+    await agent.journal.add(strange)
+    [last] = await agent.recovered(record)
+    assert isinstance(last.event, Completed)
+    assert last.event.error is not None
+    assert last.event.error.reason == "PATH_NOT_FOUND"
+    now = await agent.manager.get(strange.name)
+    assert now.completed is not None
+    assert now.completed.error is not None
+    assert now.completed.error.reason == "JOURNAL_UNUSABLE"
+
+
+async def test_an_agent_that_is_not_to_continue(tmp_path: Path) -> None:
+    (tmp_path / "ws").mkdir()
+    agent = Agent(tmp_path, 0, resume_on_start=False)
+    await agent.journal.open()
+    order = SnapshotOrder("", str(tmp_path / "ws"))
+    record = await agent.left_running(order, OperationState.RUNNING, tmp_path / "ws")
+    [last] = await agent.recovered(record)
+    assert isinstance(last.event, Completed)
+    assert last.event.error is not None
+    assert (last.event.error.reason, last.event.error.retryable) == ("WORKER_CRASHED", True)
+    await agent.journal.close()
 
 
 async def test_one_that_drains_starts_nothing(agent: Agent) -> None:

@@ -43,6 +43,7 @@ class Worker:
     def __init__(self, keep_open: int) -> None:
         self.events: list[PipelineEvent] = []
         self.cancel = asyncio.Event()
+        self.kill = asyncio.Event()
         self.ready = asyncio.Event()
         self._keep_open = keep_open
 
@@ -52,7 +53,7 @@ class Worker:
 
     async def run(self, script: str) -> WorkerEnd:
         program = (sys.executable, "-c", PRELUDE + script)
-        running = run_worker("snapshot-1", REQUEST, self._on_event, self.cancel, self._keep_open, program)
+        running = run_worker("snapshot-1", REQUEST, self._on_event, self.cancel, self.kill, self._keep_open, program)
         return await asyncio.wait_for(running, 60)
 
 
@@ -162,6 +163,13 @@ async def test_one_that_does_not_stop_is_killed(worker: Worker, monkeypatch: pyt
     assert await running == WorkerEnd(None, -9)
 
 
+async def test_one_that_is_to_be_killed_is_not_asked_before(worker: Worker) -> None:
+    running = asyncio.ensure_future(worker.run("signal.signal(signal.SIGTERM, succeed); ready(); time.sleep(600)"))
+    await asyncio.wait_for(worker.ready.wait(), 60)
+    worker.kill.set()
+    assert await running == WorkerEnd(None, -9)
+
+
 async def test_one_that_hangs_after_its_last_message_is_killed(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "EXIT_SECONDS", 0.2)
     assert await worker.run("succeed(); time.sleep(600)") == WorkerEnd(DONE, -9)
@@ -185,8 +193,9 @@ async def test_one_that_closes_its_stdout(worker: Worker) -> None:
 
 
 async def test_a_program_that_cannot_be_started(worker: Worker) -> None:
+    program = ("/nonexistent/program",)
     with pytest.raises(WorkerCrashedError, match="could not be started"):
-        await run_worker("x", REQUEST, lambda event: None, asyncio.Event(), 0, ("/nonexistent/program",))
+        await run_worker("x", REQUEST, lambda event: None, asyncio.Event(), asyncio.Event(), 0, program)
 
 
 GONE = Failed(describe(StorageUnavailableError("gone")), OperationResult("s"))

@@ -1,0 +1,85 @@
+"""What becomes of an operation that an agent, or its own process, did not bring to its end. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.errors import CancelledError, WorkerCrashedError, describe
+from agent.events import Completed, OperationState, Succeeded, WarningRaised
+from agent.operations.hub import first_sequence_after_restart
+from agent.operations.process import WorkerEnd
+from agent.operations.record import OperationRecord
+from agent.operations.request import Request
+from agent.restore.request import RestoreRequest
+from agent.snapshot.request import SnapshotRequest
+
+ATTEMPTS = 3
+"""Processes that an operation gets from one agent: what kills two of them, such as a lack of memory, stays."""
+
+CONTINUATIONS = 3
+"""Agents in a row that may die over an operation they have continued: the next one gives it up."""
+
+
+def end_instead(record: OperationRecord, resume_on_start: bool) -> Completed | None:
+    """Returns how an operation ends that a former agent left; ``None`` if it is to be continued."""
+    if record.state is OperationState.CANCELLING:
+        return Completed(OperationState.CANCELLED)
+    if not resume_on_start:
+        return _given_up("the agent was restarted while the operation ran", "repeat the request")
+    if record.had_credentials:
+        return _given_up(
+            "the agent was restarted while the operation ran, and it keeps no credentials that come with requests",
+            "repeat the request with its credentials and another request_id: it goes on where this one was",
+        )
+    if record.continuations >= CONTINUATIONS:
+        return _given_up(
+            f"the agent died while the operation ran, and in each of its {CONTINUATIONS} continuations",
+            "look into the logs of the agent and the kernel for what kills it (such as a lack of memory)",
+        )
+    return None
+
+
+def continued(record: OperationRecord) -> OperationRecord:
+    """Returns the record of an operation that is continued by a new agent."""
+    return msgspec.structs.replace(
+        record,
+        last_sequence=first_sequence_after_restart(record.last_sequence) - 1,
+        continuations=record.continuations + 1,
+    )
+
+
+def continuation_notice(record: OperationRecord) -> WarningRaised:
+    """Returns what the callers of a continued operation are told."""
+    what = f" {record.begun}" if record.begun else ""
+    return WarningRaised("OPERATION_CONTINUED", f"the agent was restarted, and continues the {record.kind.value}{what}")
+
+
+def death(end: WorkerEnd) -> WorkerCrashedError | None:
+    """Returns why the process of an operation did not come to an end of its own; ``None`` if it did.
+
+    The operation was not asked to stop.
+    """
+    if end.message is None:
+        return end.crash()
+    if not isinstance(end.message, Succeeded) and end.message.error.reason == CancelledError.reason:
+        return WorkerCrashedError("the operation's process was told to stop, but not by its agent")
+    return None
+
+
+def retry_notice(error: WorkerCrashedError, attempt: int) -> WarningRaised:
+    """Returns what callers are told when an operation gets another process after its attempt number ``attempt``."""
+    return WarningRaised("OPERATION_RETRIED", f"{error.message}: attempt {attempt + 1} of {ATTEMPTS} begins")
+
+
+def taking_up(request: Request, begun: str) -> Request:
+    """Returns the request for a process that takes up what an earlier one has begun under a snapshot's id."""
+    if begun and isinstance(request, RestoreRequest):
+        # "latest" may be another one by now, and what was written so far is of this one.
+        return msgspec.structs.replace(request, snapshot=begun, resume=True)
+    if begun and isinstance(request, SnapshotRequest):
+        return msgspec.structs.replace(request, former=begun)
+    return request
+
+
+def _given_up(message: str, hint: str) -> Completed:
+    return Completed(OperationState.FAILED, describe(WorkerCrashedError(message, hint=hint)))
