@@ -119,7 +119,7 @@ class Metrics:
         self._running = Gauge("gpusnap_operations_running", "Operations that have not ended", registry=registry)
         self._warnings = Counter(
             "gpusnap_warnings",
-            "Paths that were not saved or restored as asked",
+            "Paths that were not saved or restored as asked, and operations that were continued or tried again",
             ("operation", "reason"),
             registry=registry,
         )

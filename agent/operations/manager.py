@@ -225,6 +225,7 @@ class OperationManager:
                     snapshot=snapshot_of(order),
                     request=without_credentials(order),
                     create_time_ns=time.time_ns(),
+                    last_sequence=1,
                     had_credentials=has_credentials(order),
                 )
             )

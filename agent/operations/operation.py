@@ -42,7 +42,7 @@ class LiveOperation:
     """An operation that has not ended. Belongs to the event loop.
 
     Args:
-        record: as it was written to the journal.
+        record: as it was written to the journal; its last event, which tells its state, is still to be made.
         request: what its process is to do.
         journal: where its end is written.
         observer: told of each event.
@@ -63,7 +63,7 @@ class LiveOperation:
         # Whether a process may have left files of a restore that are not complete.
         self._left_work = record.continuations > 0
         self._writes: set[asyncio.Task[None]] = set()
-        self.log = EventLog(record.last_sequence + 1)
+        self.log = EventLog(record.last_sequence)
         self._emit(StateChanged(record.state))
         if record.continuations:
             self._emit(continuation_notice(record))

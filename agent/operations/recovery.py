@@ -43,7 +43,7 @@ def continued(record: OperationRecord) -> OperationRecord:
     """Returns the record of an operation that is continued by a new agent."""
     return msgspec.structs.replace(
         record,
-        last_sequence=first_sequence_after_restart(record.last_sequence) - 1,
+        last_sequence=first_sequence_after_restart(record.last_sequence),
         continuations=record.continuations + 1,
     )
 

@@ -1078,7 +1078,9 @@ class Warning(_message.Message):
     PATHS_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """A stable name, such as "FILE_CHANGED", "FILE_UNREADABLE", "OWNER_NOT_RESTORED"."""
+    """A stable name, such as "FILE_CHANGED", "FILE_UNREADABLE", "OWNER_NOT_RESTORED"; "OPERATION_CONTINUED" (by an agent that
+    was restarted) and "OPERATION_RETRIED" (as its process died) do not make a result one with warnings.
+    """
     message: _builtins.str
     """One line for people."""
     count: _builtins.int

@@ -29,7 +29,8 @@ class SnapshotAgentStub:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
     Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
+    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
 
@@ -110,7 +111,8 @@ class SnapshotAgentServicer:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
     Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
+    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
 
@@ -151,7 +153,8 @@ class SnapshotAgentServicer:
     def WatchOperation(self, request, context):
         """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
         A slow reader, and one that attaches late, gets the latest progress and not every one in between; state changes,
-        warnings and the completion are never left out.
+        warnings and the completion are never left out. An agent that was restarted tells of a continued operation from its
+        continuation on, with numbers above all before.
 
         Errors: NOT_FOUND (OPERATION_NOT_FOUND).
         """
@@ -321,7 +324,8 @@ class SnapshotAgent:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
     Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
+    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
 

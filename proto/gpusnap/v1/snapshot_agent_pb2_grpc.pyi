@@ -35,7 +35,8 @@ class SnapshotAgentStub:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
     Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
+    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
 
@@ -68,7 +69,8 @@ class SnapshotAgentStub:
     WatchOperation: _grpc.UnaryStreamMultiCallable[_snapshot_agent_pb2.WatchOperationRequest, _snapshot_agent_pb2.WatchOperationResponse]
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
     A slow reader, and one that attaches late, gets the latest progress and not every one in between; state changes,
-    warnings and the completion are never left out.
+    warnings and the completion are never left out. An agent that was restarted tells of a continued operation from its
+    continuation on, with numbers above all before.
 
     Errors: NOT_FOUND (OPERATION_NOT_FOUND).
     """
@@ -123,7 +125,8 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
     Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
+    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
 
@@ -153,7 +156,8 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
     WatchOperation: _aio.UnaryStreamMultiCallable[_snapshot_agent_pb2.WatchOperationRequest, _snapshot_agent_pb2.WatchOperationResponse]  # type: ignore[assignment]
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
     A slow reader, and one that attaches late, gets the latest progress and not every one in between; state changes,
-    warnings and the completion are never left out.
+    warnings and the completion are never left out. An agent that was restarted tells of a continued operation from its
+    continuation on, with numbers above all before.
 
     Errors: NOT_FOUND (OPERATION_NOT_FOUND).
     """
@@ -207,7 +211,8 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
     Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
+    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
 
@@ -259,7 +264,8 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_snapshot_agent_pb2.WatchOperationResponse], _abc.AsyncIterator[_snapshot_agent_pb2.WatchOperationResponse]]:
         """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
         A slow reader, and one that attaches late, gets the latest progress and not every one in between; state changes,
-        warnings and the completion are never left out.
+        warnings and the completion are never left out. An agent that was restarted tells of a continued operation from its
+        continuation on, with numbers above all before.
 
         Errors: NOT_FOUND (OPERATION_NOT_FOUND).
         """

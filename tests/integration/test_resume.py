@@ -1,0 +1,262 @@
+"""Operations that are killed, wherever and whenever: they go on under their names, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import grpc
+import pytest
+from gpusnap.v1 import snapshot_agent_pb2 as pb
+
+from agent.operations.recovery import CONTINUATIONS
+from tests.support.daemon import Daemon, descendants
+from tests.support.processes import is_running, wait_until
+from tests.support.proxy import Fault, Proxy
+from tests.support.rpc import SECONDS, connected, error_info, restore, snapshot, states, watch
+from tests.support.seaweed import SeaweedServer
+from tests.support.trees import compare
+
+FILES = 6
+LARGE = 2 << 20
+"""Bytes of each file, which is one chunk."""
+
+SLOW = Fault(piece_seconds=0.02)
+"""A link over which such a chunk takes most of a second."""
+
+
+@pytest.fixture
+def link(seaweed: SeaweedServer) -> Iterator[Proxy]:
+    """The way to the store, which is slow while a test waits for the middle of an operation."""
+    store = urlsplit(seaweed.endpoint)
+    assert store.hostname is not None
+    assert store.port is not None
+    link = Proxy((store.hostname, store.port))
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def agent(stopped_daemon: Daemon, seaweed: SeaweedServer, bucket: str, link: Proxy) -> Daemon:
+    """An agent that moves one chunk after the other, so that most are still to come when the first is done."""
+    stopped_daemon.environ |= {
+        "STORAGE_PROVIDER": "custom",
+        "STORAGE_ENDPOINT": link.endpoint,
+        "STORAGE_BUCKET": bucket,
+        "STORAGE_ACCESS_KEY_ID": seaweed.access_key,
+        "STORAGE_SECRET_ACCESS_KEY": seaweed.secret_key,
+        "GPUSNAP_TRANSFER__CONNECTIONS": "1",
+        "GPUSNAP_TRANSFER__WORKERS": "1",
+        "GPUSNAP_SCAN__LARGE_FILE_SIZE": "1MiB",
+        "GPUSNAP_AGENT__DRAIN_SECONDS": "0",
+    }
+    stopped_daemon.start()
+    return stopped_daemon
+
+
+@pytest.fixture
+def models(stopped_daemon: Daemon) -> Path:
+    folder = stopped_daemon.workspace_root / "models"
+    (folder / "small").mkdir(parents=True)
+    for number in range(FILES):
+        (folder / f"model-{number}.bin").write_bytes(os.urandom(LARGE))
+        (folder / "small" / f"{number}.txt").write_text(f"{number}\n")
+    return folder
+
+
+def saving(models: Path) -> pb.SnapshotRequest:
+    return pb.SnapshotRequest(request_id="save", workspace=str(models))
+
+
+def bringing(target: Path) -> pb.RestoreRequest:
+    return pb.RestoreRequest(request_id="bring", snapshot="latest", target=str(target))
+
+
+def until_chunk(responses: Iterator[pb.SnapshotResponse] | Iterator[pb.RestoreResponse]) -> list[pb.Event]:
+    """Reads events until the first large chunk is done."""
+    events: list[pb.Event] = []
+    for response in responses:
+        events.append(response.event)
+        if response.event.chunk_finished.raw_bytes >= LARGE:
+            return events
+    raise AssertionError(f"it ended before: {events[-1]}")
+
+
+def begun(agent: Daemon, link: Proxy, request: pb.SnapshotRequest | pb.RestoreRequest) -> list[pb.Event]:
+    """Starts an operation and returns its events up to the first large chunk."""
+    link.default = SLOW
+    with connected(agent.address) as stub:
+        if isinstance(request, pb.SnapshotRequest):
+            return until_chunk(iter(stub.Snapshot(request, timeout=SECONDS)))
+        return until_chunk(iter(stub.Restore(request, timeout=SECONDS)))
+
+
+def to_its_end(agent: Daemon, before: list[pb.Event]) -> list[pb.Event]:
+    """Watches on to the end, as a client that has seen the events before."""
+    with connected(agent.address) as stub:
+        events = watch(stub, before[0].operation, before[-1].sequence)
+    numbers = [event.sequence for event in before + events]
+    assert numbers == sorted(set(numbers))
+    assert {event.operation for event in before + events} == {before[0].operation}
+    return events
+
+
+def warnings(events: list[pb.Event]) -> list[str]:
+    return [event.warning.reason for event in events if event.HasField("warning")]
+
+
+def operation_process(agent: Daemon) -> int:
+    """Returns the process of the only operation; its children come later."""
+    return min(descendants(agent.pid))
+
+
+def restart(agent: Daemon, link: Proxy, number: int = signal.SIGKILL) -> None:
+    agent.stop(number)
+    link.default = Fault()
+    agent.start()
+
+
+def is_brought_back(agent: Daemon, models: Path, target: Path) -> None:
+    assert compare(os.fsencode(models), os.fsencode(target)) == []
+    assert not list(agent.staging_dir.iterdir())
+    assert not any(map(is_running, descendants(agent.pid)))
+
+
+def test_the_agent_is_killed(agent: Daemon, link: Proxy, models: Path) -> None:
+    target = agent.workspace_root / "target"
+    request: pb.SnapshotRequest | pb.RestoreRequest
+    for request in (saving(models), bringing(target)):
+        before = begun(agent, link, request)
+        restart(agent, link)
+        after = to_its_end(agent, before)
+        assert states(after) == ["RUNNING", "SUCCEEDED"]
+        assert warnings(after) == ["OPERATION_CONTINUED"]
+        # The same request still stands for the same operation.
+        with connected(agent.address) as stub:
+            again = snapshot(stub, request) if isinstance(request, pb.SnapshotRequest) else restore(stub, request)
+        assert again[-1] == after[-1]
+    is_brought_back(agent, models, target)
+
+
+def test_the_operation_s_process_is_killed(agent: Daemon, link: Proxy, models: Path) -> None:
+    target = agent.workspace_root / "target"
+    request: pb.SnapshotRequest | pb.RestoreRequest
+    for request in (saving(models), bringing(target)):
+        before = begun(agent, link, request)
+        os.kill(operation_process(agent), signal.SIGKILL)
+        link.default = Fault()
+        after = to_its_end(agent, before)
+        assert states(after) == ["SUCCEEDED"]
+        assert warnings(after) == ["OPERATION_RETRIED"]
+    is_brought_back(agent, models, target)
+
+
+def test_a_graceful_stop_leaves_operations_to_the_next_agent(agent: Daemon, link: Proxy, models: Path) -> None:
+    target = agent.workspace_root / "target"
+    link.default = SLOW
+    with connected(agent.address) as stub:
+        stream = stub.Snapshot(saving(models), timeout=SECONDS)
+        before = until_chunk(iter(stream))
+        os.kill(agent.pid, signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as raised:
+            before += [response.event for response in stream]
+        assert error_info(raised.value).reason == "SHUTTING_DOWN"
+    assert agent.wait() == 0
+    assert states(before) == ["PENDING", "RUNNING"]
+    assert not list(agent.staging_dir.iterdir())
+    agent.start()
+    link.default = Fault()
+    assert states(to_its_end(agent, before)) == ["RUNNING", "SUCCEEDED"]
+    before = begun(agent, link, bringing(target))
+    restart(agent, link, signal.SIGTERM)
+    assert states(to_its_end(agent, before)) == ["RUNNING", "SUCCEEDED"]
+    is_brought_back(agent, models, target)
+
+
+def test_a_continued_restore_brings_the_snapshot_that_it_began_with(agent: Daemon, link: Proxy, models: Path) -> None:
+    target = agent.workspace_root / "target"
+    with connected(agent.address) as stub:
+        first = snapshot(stub, saving(models))[-1].completed.result.snapshot_id
+        before = begun(agent, link, bringing(target))
+        worker = operation_process(agent)
+        os.kill(worker, signal.SIGSTOP)
+        link.default = Fault()
+        other = agent.workspace_root / "other"
+        other.mkdir()
+        assert states(snapshot(stub, pb.SnapshotRequest(workspace=str(other))))[-1] == "SUCCEEDED"
+        os.kill(worker, signal.SIGKILL)
+    after = to_its_end(agent, before)
+    assert after[-1].completed.result.snapshot_id == first
+    is_brought_back(agent, models, target)
+
+
+def test_a_restore_that_never_began_does_not_own_its_target(
+    agent: Daemon, models: Path, seaweed: SeaweedServer
+) -> None:
+    target = agent.workspace_root / "target"
+    with connected(agent.address) as stub:
+        snapshot(stub, saving(models))
+        target.mkdir()
+        (target / "model-0.bin").write_text("somebody's own")
+        seaweed.kill()
+        stream = stub.Restore(bringing(target), timeout=SECONDS)
+        before = [next(stream).event, next(stream).event]
+        agent.stop(signal.SIGKILL)
+    seaweed.start()
+    agent.start()
+    end = to_its_end(agent, before)[-1].completed
+    assert (end.state, end.error.reason) == (pb.OPERATION_STATE_FAILED, "TARGET_NOT_EMPTY")
+    assert (target / "model-0.bin").read_text() == "somebody's own"
+
+
+@pytest.fixture
+def endless(agent: Daemon, silent_store: pb.Storage) -> Iterator[list[pb.Event]]:
+    """A snapshot that goes on until it is stopped, and whose agent has all that it takes to continue it."""
+    assert agent.stop() == 0
+    agent.environ["STORAGE_ENDPOINT"] = silent_store.endpoint
+    agent.start()
+    with connected(agent.address) as stub:
+        stream = stub.Snapshot(saving(agent.workspace_root), timeout=SECONDS)
+        yield [next(stream).event, next(stream).event]
+
+
+def test_an_agent_that_dies_of_it_again_and_again_gives_up(agent: Daemon, link: Proxy, endless: list[pb.Event]) -> None:
+    before = endless
+    for _ in range(CONTINUATIONS):
+        restart(agent, link)
+        with connected(agent.address) as stub:
+            request = pb.WatchOperationRequest(name=before[0].operation, after_sequence=before[-1].sequence)
+            stream = stub.WatchOperation(request, timeout=SECONDS)
+            before += [next(stream).event, next(stream).event]
+    assert warnings(before) == ["OPERATION_CONTINUED"] * CONTINUATIONS
+    restart(agent, link)
+    [last] = to_its_end(agent, before)
+    assert (last.completed.state, last.completed.error.reason) == (pb.OPERATION_STATE_FAILED, "WORKER_CRASHED")
+    assert "continuations" in last.completed.error.message
+
+
+def test_what_was_being_cancelled_is_not_continued(agent: Daemon, endless: list[pb.Event]) -> None:
+    wait_until(lambda: descendants(agent.pid), "the operation's process")
+    worker = operation_process(agent)
+    # One that does not listen, so that the cancellation is still going on.
+    os.kill(worker, signal.SIGSTOP)
+    name = endless[0].operation
+    with connected(agent.address) as stub:
+        stub.CancelOperation(pb.CancelOperationRequest(name=name), timeout=SECONDS)
+    os.kill(agent.pid, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    agent.wait()
+    agent.start()
+    [last] = to_its_end(agent, endless)
+    assert last.completed.state == pb.OPERATION_STATE_CANCELLED
+
+
+def test_an_agent_that_is_not_to_continue(agent: Daemon, link: Proxy, endless: list[pb.Event]) -> None:
+    agent.environ["GPUSNAP_AGENT__RESUME_ON_START"] = "false"
+    restart(agent, link)
+    [last] = to_its_end(agent, endless)
+    assert (last.completed.state, last.completed.error.reason) == (pb.OPERATION_STATE_FAILED, "WORKER_CRASHED")
+    assert last.completed.error.hint == "repeat the request"
