@@ -134,7 +134,7 @@ class LiveOperation:
             if self._record.state is OperationState.PENDING:
                 self._move(OperationState.RUNNING)
                 await self._write()
-            request = taking_up(self._request, self._record.begun)
+            request = taking_up(self._request, self._record)
             return await run_worker(
                 self._record.name, request, self._take, self._cancel, self._interrupt, self._workers_lock
             )

@@ -71,14 +71,16 @@ def retry_notice(error: WorkerCrashedError, attempt: int) -> WarningRaised:
     return WarningRaised("OPERATION_RETRIED", f"{error.message}: attempt {attempt + 1} of {ATTEMPTS} begins")
 
 
-def taking_up(request: Request, begun: str) -> Request:
+def taking_up(request: Request, record: OperationRecord) -> Request:
     """Returns the request for a process that takes up what an earlier one has begun under a snapshot's id."""
-    if begun and isinstance(request, RestoreRequest):
-        # "latest" may be another one by now, and what was written so far is of this one.
-        return msgspec.structs.replace(request, snapshot=begun, resume=True)
-    if begun and isinstance(request, SnapshotRequest):
-        return msgspec.structs.replace(request, former=begun)
-    return request
+    if not record.begun:
+        return request
+    if isinstance(request, RestoreRequest):
+        # "latest" may be another one by now, and what was written so far is of this one. It was not synced to the disk:
+        # a machine that went down may have kept the size and the time of a file and not its content.
+        checksum = request.checksum or record.continuations > 0
+        return msgspec.structs.replace(request, snapshot=record.begun, resume=True, checksum=checksum)
+    return msgspec.structs.replace(request, former=record.begun) if isinstance(request, SnapshotRequest) else request
 
 
 def _given_up(message: str, hint: str) -> Completed:
