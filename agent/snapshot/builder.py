@@ -140,11 +140,14 @@ class ChunkBuilder:
             self._check()
             reserved -= bound
             if entry.type is EntryType.FILE:
+                group = entry.hard_link_group
                 added = self._add_file(entry, position, MAX_CHUNK_SIZE - reserved)
                 if added is None:
-                    dropped.add(entry.hard_link_group)
+                    dropped.add(group)
                     continue
                 position, entry = added
+                if entry.hard_link_group != group:
+                    dropped.add(group)
             else:
                 header = member_header(entry)
                 self._buffer[position : position + len(header)] = header

@@ -39,18 +39,30 @@ class PackTask(msgspec.Struct, frozen=True):
 
 
 class LargeFile:
-    """A large file whose segments are under way. Its descriptor stays open, so all segments are of one file."""
+    """A large file whose segments are under way. Its descriptor stays open, so all segments are of one file.
 
-    def __init__(self, number: int, entry: Entry, fd: int) -> None:
+    Attributes:
+        planned: its entry as it was scanned.
+        entry: its entry as it is read.
+    """
+
+    def __init__(self, number: int, planned: Entry, fd: int) -> None:
         self.number = number
+        self.planned = planned
         self.fd = fd
         self.before = os.fstat(fd)
-        self.entry = refreshed(entry, fd, self.before)
+        self.entry = refreshed(planned, fd, self.before)
         self.segments: list[ChunkRef | None] = [None] * -(-self.entry.data_size // SEGMENT_SIZE)
         self.left = len(self.segments)
         self.is_short = False
         self.error: OSError | None = None
         self.lock = threading.Lock()
+
+    @property
+    def dropped_groups(self) -> frozenset[int]:
+        """The group whose other names lead to what stood in its place before, if another file does now."""
+        is_replaced = self.planned.hard_link_group != self.entry.hard_link_group
+        return frozenset({self.planned.hard_link_group}) if is_replaced else frozenset()
 
     def has_changed(self) -> bool:
         """Says whether the file was written to since its reading began."""
@@ -125,14 +137,14 @@ class Packer:
                 raise file.error
             file = self._settled(file)
         except OSError as error:
-            self.drop(file.number, file.entry, error)
+            self.drop(file.number, file.planned, error)
             return
         finally:
             os.close(file.fd)
         entry = msgspec.structs.replace(file.entry, segments=len(file.segments))
         chunks = [self._sink.put_small(member_header(entry), ChunkKind.HEADER), *filter(None, file.segments)]
         self._meter.add(Stage.PACK, entries=1)
-        self._assembly.place(file.number, Piece(chunks, [entry], 1))
+        self._assembly.place(file.number, Piece(chunks, [entry], 1, file.dropped_groups))
 
     def drop(self, number: int, entry: Entry, error: OSError) -> None:
         """Places nothing instead of a large file that cannot be read."""
@@ -145,7 +157,7 @@ class Packer:
         for _ in range(READ_ATTEMPTS - 1):
             if not file.has_changed():
                 return file
-            file = LargeFile(file.number, file.entry, file.fd)
+            file = LargeFile(file.number, file.planned, file.fd)
             for index in range(len(file.segments)):
                 self._read_segment(file, index)
         if file.has_changed():

@@ -40,7 +40,8 @@ def open_file(beneath: Beneath, path: bytes) -> int:
 def refreshed(entry: Entry, fd: int, facts: os.stat_result) -> Entry:
     """Returns the entry with what ``fstat`` says now; the same entry if nothing changed since.
 
-    One that changed is not sure: its attributes and its other names are still those of the scan.
+    One that changed is not sure: its attributes are still those of the scan. Another file that stands in its place
+    is not what its other names lead to.
     """
     now = (facts.st_ino, facts.st_ctime_ns, facts.st_mtime_ns, facts.st_size)
     if now == (entry.inode, entry.ctime_ns, entry.mtime_ns, entry.size):
@@ -55,6 +56,7 @@ def refreshed(entry: Entry, fd: int, facts: os.stat_result) -> Entry:
         mtime_ns=facts.st_mtime_ns,
         ctime_ns=facts.st_ctime_ns,
         inode=facts.st_ino,
+        hard_link_group=entry.hard_link_group if facts.st_ino == entry.inode else 0,
         size=size,
         sparse=extents is not None,
         extents=extents or (),

@@ -25,6 +25,7 @@ class Daemon:
         storage: environment variables that name the storage; a local folder by default.
         environ: further environment variables.
         flags: further flags of `gpusnap-agent serve`.
+        under: what runs the agent, such as a change of the user.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Daemon:
         storage: Mapping[str, str] | None = None,
         environ: Mapping[str, str] | None = None,
         flags: Sequence[str] = (),
+        under: Sequence[str] = (),
     ) -> None:
         self.folder = folder
         self.workspace_root = folder / "ws"
@@ -61,6 +63,7 @@ class Daemon:
             **(environ or {}),
         }
         self._flags = list(flags)
+        self._under = list(under)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
 
@@ -97,7 +100,7 @@ class Daemon:
         with self.log_path.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [program, "serve", *self._flags, *flags],
+                [*self._under, program, "serve", *self._flags, *flags],
                 env=self.environ,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
