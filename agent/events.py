@@ -67,6 +67,33 @@ class Cause(enum.Enum):
     SCAN = "scan"
 
 
+class Direction(enum.Enum):
+    """Which way chunks move."""
+
+    UPLOAD = "upload"
+    DOWNLOAD = "download"
+
+
+class Measurement(msgspec.Struct, frozen=True):
+    """How fast a transfer engine moved chunks in one direction.
+
+    Attributes:
+        engine: the engine.
+        direction: which way.
+        bytes_per_second: of stored bytes.
+        time_ns: when it was measured, since 1970-01-01 UTC.
+        cpu_seconds_per_gb: what 10**9 bytes cost this machine's processors; 0 if that was not measured.
+        operation: the operation that measured it; empty until the daemon knows.
+    """
+
+    engine: str
+    direction: Direction
+    bytes_per_second: float
+    time_ns: int
+    cpu_seconds_per_gb: float = 0.0
+    operation: str = ""
+
+
 class Occupation(msgspec.Struct, frozen=True):
     """Seconds that working threads spent on one cause, summed over threads."""
 
@@ -190,6 +217,7 @@ class OperationResult(msgspec.Struct, frozen=True):
     Attributes:
         unchanged_files: files that a snapshot did not read, as they had not changed since its parent.
         unchanged_bytes: their content.
+        measurements: what was learned about transfer engines.
     """
 
     snapshot_id: str
@@ -208,6 +236,7 @@ class OperationResult(msgspec.Struct, frozen=True):
     present: PresentReport | None = None
     unchanged_files: int = 0
     unchanged_bytes: int = 0
+    measurements: tuple[Measurement, ...] = ()
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):

@@ -22,7 +22,7 @@ class Provider(enum.Enum):
 
 
 class EngineChoice(enum.Enum):
-    """Which transfer engine moves chunks. A ``local`` store always uses ``directory``."""
+    """Which transfer engine moves chunks; ``auto`` finds out. A ``local`` store always uses ``directory``."""
 
     AUTO = "auto"
     S5CMD = "s5cmd"
@@ -92,6 +92,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
 
         staging_size                     chunks on their way: in the staging folder (s5cmd; on tmpfs it is memory),
                                          or in reused memory (stream; directory when it restores), there at most 257 MiB
+                                         (half of it for each of both, while ``auto`` compares them)
         + workers * (64 + 8 + 32 MiB)    one pack, two LZ4 blocks and the process itself, each worker
         + 64 MiB                         the process itself and the manifest's current sections
         + about 2 MiB * connections      s5cmd; stream: 0.1 MiB * connections

@@ -20,13 +20,15 @@ from agent.daemon.pulse import beat
 from agent.daemon.state import StateFolder
 from agent.daemon.stop import StopSignals, end_within
 from agent.errors import ConfigError, EngineUnavailableError
+from agent.events import Direction
 from agent.metrics import Metrics, MetricsServer
 from agent.operations.journal import Journal
 from agent.operations.manager import OperationManager
 from agent.rpc.queries import Queries
 from agent.rpc.server import AgentServer
 from agent.rpc.service import AgentFacts, SnapshotAgentService
-from agent.storage.open import engine_name, engine_reason
+from agent.storage.choice import S5CMD
+from agent.storage.open import foresee
 from agent.storage.s5cmd_program import find_s5cmd
 
 STREAM_SECONDS = 2.0
@@ -132,19 +134,19 @@ def _make_staging_dir(agent: AgentConfig) -> None:
 
 
 def _facts(config: Config, metrics_address: str) -> AgentFacts:
-    name = engine_name(config.storage, config.transfer)
+    choice = foresee(config.storage, config.transfer, Direction.DOWNLOAD)
     try:
         s5cmd_version = find_s5cmd(config.transfer.s5cmd_path)[1]
     except EngineUnavailableError as error:
         s5cmd_version = ""
-        if name == "s5cmd":
+        if choice.engine == S5CMD:
             _log.warning("%s; %s", error, error.hint)
     return AgentFacts(
         version=version(),
         host=socket.gethostname(),
         start_time_ns=time.time_ns(),
-        engine=name,
-        engine_reason=engine_reason(config.storage, config.transfer),
+        engine=choice.engine,
+        engine_reason=choice.reason,
         s5cmd_version=s5cmd_version,
         metrics_address=metrics_address,
     )

@@ -146,7 +146,7 @@ class Reading:
                 stored_bytes=report.stored_bytes,
                 seconds=report.seconds,
                 attempts=report.attempts + arrival.attempt - 1,
-                engine=self._engine.name,
+                engine=report.engine,
             )
         )
         return False

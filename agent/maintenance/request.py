@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.config.model import StorageConfig, TransferConfig
+from agent.events import Measurement
 
 
 class VerifyRequest(msgspec.Struct, frozen=True, tag="verify"):
@@ -15,6 +16,7 @@ class VerifyRequest(msgspec.Struct, frozen=True, tag="verify"):
         full: read every chunk and hash it; otherwise only look whether it is there with its size.
         bytes_per_second: stored bytes that are read at most; 0 for as fast as it goes.
         staging_dir: a folder of this operation's own; the daemon removes it afterwards.
+        measurements: what is known of the transfer engines with this storage.
     """
 
     snapshot: str
@@ -23,3 +25,4 @@ class VerifyRequest(msgspec.Struct, frozen=True, tag="verify"):
     staging_dir: str
     storage: StorageConfig
     transfer: TransferConfig = TransferConfig()
+    measurements: tuple[Measurement, ...] = ()

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 
 from agent.errors import DamagedChunk, DamagedSnapshot, DataLossError, SnapshotNotFoundError
-from agent.events import Emit, OperationResult, Stage, VerifyReport
+from agent.events import Direction, Emit, OperationResult, Stage, VerifyReport
 from agent.maintenance.attribution import MAX_CHUNKS, attribute
 from agent.maintenance.pace import Pace
 from agent.maintenance.reading import Reading
@@ -24,8 +24,9 @@ from agent.repository.model import Chunk
 from agent.repository.presence import Fault, find_faults
 from agent.repository.repository import Repository
 from agent.repository.validate import ArchiveCheck
+from agent.storage.choice import EngineAccount
 from agent.storage.engine import TransferEngine
-from agent.storage.open import engine_reason, open_store, running_engine
+from agent.storage.open import account_of, open_store, running_engine
 
 STAGES = (Stage.INDEX, Stage.DOWNLOAD, Stage.VERIFY)
 
@@ -152,7 +153,10 @@ class _Verification:
         threads = worker_count(transfer.workers)
         ahead = transfer.connections + 2 * threads
         pace = Pace(self._request.bytes_per_second, self._crew.check)
-        with running_engine(self._request.storage, transfer, self._request.staging_dir) as self._engine:
+        request = self._request
+        with running_engine(
+            request.storage, transfer, request.staging_dir, Direction.DOWNLOAD, request.measurements
+        ) as self._engine:
             reading = Reading(
                 self._engine, pace, ahead, threads, self._crew, self._meter, self._occupations, self._emit
             )  # fmt: skip
@@ -170,6 +174,9 @@ class _Verification:
         request = self._request
         stages = self._meter.stages()
         count = len(self._chunks)
+        account = EngineAccount("", "")
+        if self._engine:
+            account = account_of(self._engine, request.storage, request.transfer)
         return OperationResult(
             snapshot_id=self._sound[0] if request.snapshot else "",
             chunks=count,
@@ -178,8 +185,10 @@ class _Verification:
             transferred_bytes=sum(stage.bytes_done for stage in stages if stage.stage is Stage.DOWNLOAD),
             seconds=time.monotonic() - self._meter.started,
             warnings=self._warnings.count,
-            engine=self._engine.name if self._engine else "",
-            engine_reason=engine_reason(request.storage, request.transfer) if self._engine else "",
+            engine=account.engine,
+            engine_reason=account.reason,
+            # What a limit held back says nothing about an engine.
+            measurements=account.measurements if not request.bytes_per_second else (),
             occupation=self._occupations.totals(),
             stages=stages,
             verify=VerifyReport(request.full, len(self._sound), count, self._stored_bytes),

@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from agent.config.model import StorageConfig, TransferConfig
+from agent.events import Measurement
 
 
 class IfNotEmpty(enum.Enum):
@@ -29,6 +30,7 @@ class RestoreRequest(msgspec.Struct, frozen=True, tag="restore"):
         paths: paths to restore, relative to the workspace; empty for everything.
         checksum: compare the content of what is in the target, instead of trusting size and time.
         resume: an earlier run of the operation has begun to write this very snapshot: what the target holds is its own.
+        measurements: what is known of the transfer engines with this storage.
     """
 
     operation: str
@@ -41,3 +43,4 @@ class RestoreRequest(msgspec.Struct, frozen=True, tag="restore"):
     paths: tuple[bytes, ...] = ()
     checksum: bool = False
     resume: bool = False
+    measurements: tuple[Measurement, ...] = ()

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from agent.config.model import TransferConfig
 from agent.errors import DataLossError
-from agent.events import Begun, Emit, OperationResult, PresentReport, Stage
+from agent.events import Begun, Direction, Emit, OperationResult, PresentReport, Stage
 from agent.pipeline.crew import Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
@@ -40,7 +40,7 @@ from agent.restore.task import Setup
 from agent.restore.work import Worker
 from agent.restore.writer import Writer
 from agent.storage.engine import TransferEngine
-from agent.storage.open import engine_reason, open_store, running_engine
+from agent.storage.open import account_of, open_store, running_engine
 
 SMALL_BYTES = 64 << 20
 SMALL_ENTRIES = 2000
@@ -72,7 +72,9 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
         # They start while the plan is made.
         with contextlib.closing(WorkerProcesses(MODULE, workers if workers > 1 else 0)) as processes:
             plan = make_plan(manifest, selection)
-            with running_engine(request.storage, request.transfer, request.staging_dir) as engine:
+            with running_engine(
+                request.storage, request.transfer, request.staging_dir, Direction.DOWNLOAD, request.measurements
+            ) as engine:
                 restore = _Restore(request, selection, manifest, manifest_path, plan, engine, emit, cancel)
                 return restore.run(workers, processes)
     finally:
@@ -192,7 +194,7 @@ class _Restore:
 
     def _move(self, target: Target, fetcher: Fetcher, crew: Crew, hands: list[Hand]) -> None:
         for number, hand in enumerate(hands):
-            worker = Worker(fetcher, self._manifest, self._selection, hand, self._engine.name, self._notes)
+            worker = Worker(fetcher, self._manifest, self._selection, hand, self._notes)
             crew.start(f"write-{number}", worker.run)
         crew.join()
         for file in self._left.empty:
@@ -270,6 +272,7 @@ class _Restore:
         stages = self._notes.meter.stages()
         downloaded = sum(stage.bytes_done for stage in stages if stage.stage is Stage.DOWNLOAD)
         present = self._notes.present
+        account = account_of(self._engine, self._request.storage, self._request.transfer)
         return OperationResult(
             snapshot_id=self._manifest.summary.id,
             totals=self._plan.totals,
@@ -279,8 +282,9 @@ class _Restore:
             transferred_bytes=downloaded,
             seconds=time.monotonic() - self._notes.meter.started,
             warnings=self._notes.warnings.count,
-            engine=self._engine.name,
-            engine_reason=engine_reason(self._request.storage, self._request.transfer),
+            engine=account.engine,
+            engine_reason=account.reason,
+            measurements=account.measurements,
             occupation=self._notes.occupations.totals(),
             stages=stages,
             present=PresentReport(present.files, present.bytes, present.copied) if self._compares else None,

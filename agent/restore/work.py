@@ -24,7 +24,6 @@ class Worker:
         manifest: ManifestReader,
         selection: Selection,
         hand: Hand,
-        engine_name: str,
         notes: Notes,
     ) -> None:
         self._fetcher = fetcher
@@ -32,7 +31,6 @@ class Worker:
         self._selection = selection
         self._chunks = hand.chunks
         self._publisher = hand.publisher
-        self._engine_name = engine_name
         self._notes = notes
 
     def run(self) -> None:
@@ -72,7 +70,7 @@ class Worker:
                 stored_bytes=report.stored_bytes,
                 seconds=report.seconds,
                 attempts=report.attempts + fetched.attempt - 1,
-                engine=self._engine_name,
+                engine=report.engine,
             )
         )
         self._fetcher.done()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.config.model import ScanConfig, StorageConfig, TransferConfig
+from agent.events import Measurement
 
 
 class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -19,6 +20,7 @@ class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot"):
         one_file_system: do not descend into other file systems.
         full: read every file, also those that have not changed since the parent.
         former: the snapshot that an earlier run of this operation made and may have committed; empty if none.
+        measurements: what is known of the transfer engines with this storage.
     """
 
     workspace: bytes
@@ -32,3 +34,4 @@ class SnapshotRequest(msgspec.Struct, frozen=True, tag="snapshot"):
     one_file_system: bool = False
     full: bool = False
     former: str = ""
+    measurements: tuple[Measurement, ...] = ()

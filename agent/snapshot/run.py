@@ -10,7 +10,7 @@ import time
 
 from agent import version
 from agent.errors import SnapshotNotFoundError
-from agent.events import Begun, Cause, ChunkKind, Emit, OperationResult, ScanTotals, Stage
+from agent.events import Begun, Cause, ChunkKind, Direction, Emit, OperationResult, ScanTotals, Stage
 from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath
 from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
@@ -38,7 +38,7 @@ from agent.snapshot.sink import ChunkSink
 from agent.snapshot.source import open_file
 from agent.snapshot.unchanged import UnchangedRun, reliable
 from agent.storage.engine import TransferEngine
-from agent.storage.open import engine_reason, open_store, running_engine
+from agent.storage.open import account_of, open_store, running_engine
 
 STAGES = (Stage.SCAN, Stage.PACK, Stage.COMPRESS, Stage.UPLOAD, Stage.COMMIT)
 
@@ -65,7 +65,9 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
         if request.former and (committed := _committed(repository, request.former)):
             return committed
         with (
-            running_engine(request.storage, request.transfer, request.staging_dir) as engine,
+            running_engine(
+                request.storage, request.transfer, request.staging_dir, Direction.UPLOAD, request.measurements
+            ) as engine,
             contextlib.closing(WorkerProcesses(MODULE, 0)) as processes,
         ):
             return _Snapshot(request, repository, engine, processes, emit, cancel).run(chosen)
@@ -156,6 +158,7 @@ class _Snapshot:
             self._commit(manifest_path, table)
         self._meter.add(Stage.COMMIT, os.path.getsize(manifest_path), busy_seconds=watch.seconds)
         self._warnings.emit(self._emit)
+        account = account_of(self._engine, self._request.storage, self._request.transfer)
         return OperationResult(
             snapshot_id=self._id,
             totals=summary.totals,
@@ -165,8 +168,9 @@ class _Snapshot:
             transferred_bytes=sink.transferred_bytes,
             seconds=time.monotonic() - self._meter.started,
             warnings=self._warnings.count,
-            engine=self._engine.name,
-            engine_reason=engine_reason(self._request.storage, self._request.transfer),
+            engine=account.engine,
+            engine_reason=account.reason,
+            measurements=account.measurements,
             occupation=self._occupations.totals(),
             stages=self._meter.stages(),
             unchanged_files=assembly.unchanged.files,

@@ -164,7 +164,7 @@ class ChunkSink:
                     report.stored_bytes,
                     report.seconds,
                     report.attempts,
-                    self._engine.name,
+                    report.engine,
                 )
             )
         self._uploads.give(1)

@@ -48,10 +48,12 @@ class Arena:
 
     Args:
         capacity: bytes that may be in use at once; never more than ``ARENA_BYTES``.
+        most: what ``widen`` may make of it at most; by default the capacity stays as it is.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, most: int = 0) -> None:
         self._capacity = _rounded(min(capacity, ARENA_BYTES))
+        self._most = max(_rounded(min(most, ARENA_BYTES)), self._capacity)
         self._memory: SharedMemory | None = None
         self._holes = [(0, self._capacity)]
         self._rooms: set[Room] = set()
@@ -99,6 +101,15 @@ class Arena:
                 self._fill(room.place.offset, room.place.offset + room.place.size)
             self._changed.notify_all()
 
+    def widen(self, capacity: int) -> None:
+        """Allows more bytes at once from now on."""
+        capacity = min(_rounded(capacity), self._most)
+        with self._changed:
+            if capacity > self._capacity:
+                self._fill(self._capacity, capacity)
+                self._capacity = capacity
+                self._changed.notify_all()
+
     def abort(self) -> None:
         """Fails everyone who waits, now and later. Rooms that were handed out stay valid."""
         with self._changed:
@@ -112,7 +123,7 @@ class Arena:
 
     def _cut(self, size: int) -> Room:
         if self._memory is None:
-            self._memory = _memory(self._capacity)
+            self._memory = _memory(self._most)
         index = next(index for index, (start, end) in enumerate(self._holes) if end - start >= size)
         start, end = self._holes[index]
         self._holes[index : index + 1] = [(start + size, end)] if end - start > size else []

@@ -74,7 +74,7 @@ class DirectoryEngine:
             outgoing.finish()
             size = self._store.adopt(outgoing.path, key)
             outgoing.release()
-            return TransferReport(size, time.monotonic() - start, 1)
+            return TransferReport(size, time.monotonic() - start, 1, self.name)
 
         return self._submit(adopt, outgoing.release)
 
@@ -85,7 +85,8 @@ class DirectoryEngine:
         def read() -> Incoming:
             start = time.monotonic()
             count, whole_size = self._store.read_into(key, room.view)
-            return _Incoming(room, count, TransferReport(whole_size, time.monotonic() - start, 1))
+            report = TransferReport(whole_size, time.monotonic() - start, 1, self.name)
+            return _Incoming(room, count, report)
 
         return self._submit(read, room.release)
 

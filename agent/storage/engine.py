@@ -11,15 +11,34 @@ from typing import Protocol
 
 import msgspec
 
+from agent.config.model import TransferConfig
 from agent.errors import GpusnapError
 
 
 class TransferReport(msgspec.Struct, frozen=True):
-    """One finished transfer: bytes moved, seconds it took, and how often it was tried."""
+    """One finished transfer: bytes moved, seconds it took, how often it was tried, and the engine that moved it."""
 
     stored_bytes: int
     seconds: float
     attempts: int
+    engine: str
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What an engine may use at once: bytes of objects on their way, and connections to the store."""
+
+    bytes: int
+    connections: int
+
+    @classmethod
+    def whole(cls, transfer: TransferConfig) -> Share:
+        """Returns all that is configured."""
+        return cls(transfer.staging_size, transfer.connections)
+
+    @classmethod
+    def half(cls, transfer: TransferConfig) -> Share:
+        """Returns what each of two engines may use; the configuration allows two connections at least."""
+        return cls(transfer.staging_size // 2, transfer.connections // 2)
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -92,7 +111,7 @@ class TransferEngine(Protocol):
 
     @property
     def name(self) -> str:
-        """The engine's name: "s5cmd", "directory"."""
+        """The engine's name: "s5cmd", "stream", "directory"."""
         ...
 
     def outgoing(self, size: int) -> Outgoing:
@@ -105,7 +124,11 @@ class TransferEngine(Protocol):
         ...
 
     def upload(self, outgoing: Outgoing, key: str) -> Future[TransferReport]:
-        """Uploads what was written; done once the store has confirmed the object. Releases ``outgoing`` in any case."""
+        """Uploads what was written; done once the store has confirmed the object.
+
+        Releases ``outgoing`` in any case but one: if it fails with EngineUnavailableError, another engine may still
+        take what was written, and the caller releases it.
+        """
         ...
 
     def download(self, key: str, size: int) -> Future[Incoming]:
@@ -122,4 +145,17 @@ class TransferEngine(Protocol):
 
     def abort(self) -> None:
         """Ends everything at once (processes are killed and reaped), fails what waits, and removes staged files."""
+        ...
+
+
+class WidenableEngine(TransferEngine, Protocol):
+    """An engine that can begin with a part of what is configured, and tells how far it is."""
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes moved so far, those of unfinished objects among them, as near as it can tell."""
+        ...
+
+    def widen(self, share: Share) -> None:
+        """Allows more from now on; never less than before."""
         ...

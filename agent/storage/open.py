@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.config.provider import resolve
 from agent.errors import StorageNotConfiguredError
+from agent.events import Direction, Measurement
+from agent.storage.auto import AutoEngine
+from agent.storage.choice import STREAM, Choice, EngineAccount, choose
 from agent.storage.directory import DirectoryStore
 from agent.storage.directory_engine import DirectoryEngine
-from agent.storage.engine import TransferEngine
+from agent.storage.engine import Share, TransferEngine, WidenableEngine
 from agent.storage.s3 import S3Store
 from agent.storage.s5cmd import S5cmdEngine
 from agent.storage.store import Store
@@ -33,8 +36,21 @@ def open_store(storage: StorageConfig, retry_seconds: float = 60.0) -> Store:
     return S3Store(storage, resolve(storage), retry_seconds)
 
 
-def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: str) -> TransferEngine:
-    """Opens the transfer engine for a store; ``staging_dir`` exists and belongs to it alone, if it stages files.
+def open_engine(
+    storage: StorageConfig,
+    transfer: TransferConfig,
+    staging_dir: str,
+    direction: Direction = Direction.DOWNLOAD,
+    measurements: Sequence[Measurement] = (),
+) -> TransferEngine:
+    """Opens the transfer engine for a store.
+
+    Args:
+        storage: the store.
+        transfer: how to move chunks.
+        staging_dir: a folder that exists and belongs to the engine alone, if it stages files.
+        direction: the direction that most of the chunks will take.
+        measurements: what is known of both engines with this store.
 
     Raises:
         EngineUnavailableError: its program is missing or too old.
@@ -43,37 +59,52 @@ def open_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: s
     _demand_configured(storage)
     if storage.provider is Provider.LOCAL:
         return DirectoryEngine(_directory(storage), transfer.staging_size, min(transfer.connections, DIRECTORY_THREADS))
-    if transfer.engine is EngineChoice.STREAM:
-        return StreamEngine(storage, resolve(storage), transfer)
-    return S5cmdEngine(storage, resolve(storage), transfer, staging_dir)
+
+    def make(name: str, share: Share) -> WidenableEngine:
+        if name == STREAM:
+            return StreamEngine(storage, resolve(storage), transfer, share)
+        return S5cmdEngine(storage, resolve(storage), transfer, staging_dir, share)
+
+    if transfer.engine is EngineChoice.AUTO:
+        return AutoEngine(make, transfer, direction, choose(measurements, direction))
+    return make(transfer.engine.value, Share.whole(transfer))
 
 
-def engine_name(storage: StorageConfig, transfer: TransferConfig) -> str:
-    """Returns the name of the engine that ``open_engine`` takes."""
+def foresee(
+    storage: StorageConfig, transfer: TransferConfig, direction: Direction, measurements: Sequence[Measurement] = ()
+) -> Choice:
+    """Returns which engine ``open_engine`` takes, and why; "auto" stands for one that is yet to be found out."""
     if storage.provider is Provider.LOCAL:
-        return DirectoryEngine.name
-    return StreamEngine.name if transfer.engine is EngineChoice.STREAM else S5cmdEngine.name
+        return Choice(DirectoryEngine.name, "the store is a local folder")
+    if transfer.engine is not EngineChoice.AUTO:
+        return Choice(transfer.engine.value, f'[transfer] engine = "{transfer.engine.value}"')
+    undecided = "not measured yet: the next large operation, or `gpusnap bench`, compares stream and s5cmd"
+    return choose(measurements, direction) or Choice(EngineChoice.AUTO.value, undecided)
+
+
+def account_of(engine: TransferEngine, storage: StorageConfig, transfer: TransferConfig) -> EngineAccount:
+    """Returns what an engine that ``open_engine`` has opened says about itself after its work."""
+    if isinstance(engine, AutoEngine):
+        return engine.account()
+    return EngineAccount(engine.name, foresee(storage, transfer, Direction.DOWNLOAD).reason)
 
 
 @contextlib.contextmanager
-def running_engine(storage: StorageConfig, transfer: TransferConfig, staging_dir: str) -> Iterator[TransferEngine]:
-    """Opens an engine for a block: closed in order after it, aborted if it fails. Raises as ``open_engine``."""
-    engine = open_engine(storage, transfer, staging_dir)
+def running_engine(
+    storage: StorageConfig,
+    transfer: TransferConfig,
+    staging_dir: str,
+    direction: Direction,
+    measurements: Sequence[Measurement] = (),
+) -> Iterator[TransferEngine]:
+    """Opens an engine for a block: closed in order after it, aborted if it fails. Args and errors: ``open_engine``."""
+    engine = open_engine(storage, transfer, staging_dir, direction, measurements)
     try:
         yield engine
     except BaseException:
         engine.abort()
         raise
     engine.close()
-
-
-def engine_reason(storage: StorageConfig, transfer: TransferConfig) -> str:
-    """Returns one sentence saying why ``open_engine`` takes the engine it takes."""
-    if storage.provider is Provider.LOCAL:
-        return "the store is a local folder"
-    if transfer.engine is EngineChoice.AUTO:
-        return "s5cmd is the default for S3 stores"
-    return f'[transfer] engine = "{transfer.engine.value}"'
 
 
 def _directory(storage: StorageConfig) -> DirectoryStore:

@@ -9,9 +9,10 @@ from concurrent.futures import Future
 
 from agent.config.model import StorageConfig, TransferConfig
 from agent.config.provider import ResolvedStorage
-from agent.errors import GpusnapError, NoSpaceError
+from agent.errors import EngineUnavailableError, GpusnapError, NoSpaceError
 from agent.pipeline.memory import map_file
-from agent.storage.engine import Incoming, Outgoing, Place, TransferReport
+from agent.storage.choice import S5CMD
+from agent.storage.engine import Incoming, Outgoing, Place, Share, TransferReport
 from agent.storage.keys import check_key, clean_prefix, join
 from agent.storage.local import open_local
 from agent.storage.outgoing_file import OutgoingFile
@@ -35,17 +36,24 @@ class S5cmdEngine:
         resolved: its endpoint and region.
         transfer: connections, staging size, retries and the program.
         staging_dir: an existing folder that belongs to this engine alone.
+        share: what it may use at first, by default all that is configured.
 
     Raises:
         EngineUnavailableError: s5cmd is missing or too old.
         ConfigError: the prefix is not allowed.
     """
 
-    name = "s5cmd"
+    name = S5CMD
 
     def __init__(
-        self, storage: StorageConfig, resolved: ResolvedStorage, transfer: TransferConfig, staging_dir: str
+        self,
+        storage: StorageConfig,
+        resolved: ResolvedStorage,
+        transfer: TransferConfig,
+        staging_dir: str,
+        share: Share | None = None,
     ) -> None:
+        share = share or Share.whole(transfer)
         self._program, self.version = find_s5cmd(transfer.s5cmd_path)
         self._storage = storage
         self._prefix = clean_prefix(storage.prefix)
@@ -54,10 +62,17 @@ class S5cmdEngine:
         # AWS tells the region of a bucket when asked; other services want the one that is configured.
         self._region = resolved.region if resolved.endpoint_url or storage.region else ""
         self._transfer = transfer
-        self._area = StagingArea(staging_dir, transfer.staging_size)
+        self._connections = share.connections
+        self._area = StagingArea(staging_dir, share.bytes)
         self._lock = threading.Lock()
         self._lanes: dict[str, Lane] = {}
         self._ended = False
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that s5cmd has written to the network or to the staging folder."""
+        with self._lock:
+            return sum(lane.bytes_moved for lane in self._lanes.values())
 
     def outgoing(self, size: int) -> OutgoingFile:
         """Returns an empty staged file; blocks while the staging budget is used up."""
@@ -79,11 +94,12 @@ class S5cmdEngine:
             return future
 
         def done(seconds: float, attempts: int, error: GpusnapError | None) -> None:
-            outgoing.release()
+            if not isinstance(error, EngineUnavailableError):
+                outgoing.release()
             if error:
                 future.set_exception(error)
             else:
-                future.set_result(TransferReport(size, seconds, attempts))
+                future.set_result(TransferReport(size, seconds, attempts, S5CMD))
 
         transfer = Transfer(path, line, self._location, self._full(key), done)
         self._submit("upload", transfer)
@@ -107,13 +123,22 @@ class S5cmdEngine:
             else:
                 future.set_result(incoming)
 
-        connections = download_connections(size, self._transfer.connections)
+        connections = download_connections(size, self._connections)
         line = download_line(url, file.path, self._region, connections)
         self._submit(
             "download",
             Transfer(file.path, line, self._location, self._full(key), done, file.clear, connections),
         )
         return future
+
+    def widen(self, share: Share) -> None:
+        """Allows more staged bytes and connections from now on."""
+        self._area.widen(share.bytes)
+        with self._lock:
+            self._connections = max(self._connections, share.connections)
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.widen(share.connections)
 
     def close(self) -> None:
         """Waits for what is running and ends s5cmd."""
@@ -150,7 +175,7 @@ class S5cmdEngine:
                     f"s5cmd-{name}",
                     command_line(self._program, self._endpoint_url, self._transfer.connections),
                     environment(self._storage, self._region, os.environ),
-                    self._transfer.connections,
+                    self._connections,
                     RetryPolicy(self._transfer.retry_seconds),
                     STUCK_FACTOR * self._transfer.staging_size,
                 )
@@ -173,7 +198,7 @@ class _Incoming:
         self._file = open_local(staged.path)
         self.path = staged.path
         self.place = Place(self._file.fileno(), 0, os.fstat(self._file.fileno()).st_size)
-        self.report = TransferReport(self.place.size, seconds, attempts)
+        self.report = TransferReport(self.place.size, seconds, attempts, S5CMD)
 
     @functools.cached_property
     def view(self) -> memoryview:

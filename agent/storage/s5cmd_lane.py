@@ -120,11 +120,19 @@ class Lane:
         self._last_words = ""
         self._stalled = False
         self._moved = 0
+        self._moved_before = 0
         self._progress = time.monotonic()
         self._closing = False
         self._aborted = False
         self._driver = threading.Thread(target=self._drive, name=f"{name}-driver", daemon=True)
         self._driver.start()
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that it has written to sockets and files, as far as the kernel tells."""
+        with self._changed:
+            written = self._child.bytes_written() if self._child else None
+            return self._moved_before + max(written or 0, self._moved)
 
     def submit(self, transfer: Transfer) -> None:
         """Queues a transfer; its ``done`` is called later, from another thread."""
@@ -134,6 +142,12 @@ class Lane:
                 self._changed.notify_all()
                 return
         transfer.finish(cancelled())
+
+    def widen(self, connections: int) -> None:
+        """Allows more connections at once from now on."""
+        with self._changed:
+            self._connections = max(self._connections, connections)
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Waits until everything queued is done and s5cmd has ended."""
@@ -210,6 +224,7 @@ class Lane:
 
     def _start(self) -> Child:
         self._stalled = False
+        self._moved_before += self._moved
         self._moved = 0
         self._child = Child(self._name, self._arguments, self._environment, self._heard, self._died)
         self._last_child = self._child

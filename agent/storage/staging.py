@@ -69,6 +69,12 @@ class Budget:
             self._used -= charge
             self._changed.notify_all()
 
+    def widen(self, capacity: int) -> None:
+        """Allows more bytes at once from now on."""
+        with self._changed:
+            self._capacity = max(self._capacity, capacity)
+            self._changed.notify_all()
+
     def abort(self) -> None:
         """Fails everyone who waits, now and later."""
         with self._changed:
@@ -116,7 +122,6 @@ class StagingArea:
     def __init__(self, folder: str, capacity: int) -> None:
         self._folder = os.path.abspath(folder)
         self._budget = Budget(capacity)
-        self._capacity = capacity
         self._files: set[StagedFile] = set()
         self._changed = threading.Condition()
         self._aborted = False
@@ -169,6 +174,10 @@ class StagingArea:
         self._budget.release(charge)
         with self._changed:
             self._changed.notify_all()
+
+    def widen(self, capacity: int) -> None:
+        """Allows more staged bytes at once from now on."""
+        self._budget.widen(capacity)
 
     def abort(self) -> None:
         """Fails everyone who waits for room, now and later."""

@@ -8,7 +8,8 @@ from agent.config.model import StorageConfig, TransferConfig
 from agent.config.provider import ResolvedStorage
 from agent.errors import GpusnapError
 from agent.storage.arena import ARENA_BYTES, GRAIN, Arena
-from agent.storage.engine import Incoming, Outgoing, TransferReport
+from agent.storage.choice import STREAM
+from agent.storage.engine import Incoming, Outgoing, Share, TransferReport
 from agent.storage.keys import check_key
 from agent.storage.retry import RetryPolicy
 from agent.storage.stream_download import Download
@@ -28,20 +29,28 @@ class StreamEngine:
         storage: where the objects are, with the credentials.
         resolved: its endpoint, region and addressing style.
         transfer: connections, memory (``staging_size``, at most ``ARENA_BYTES``) and retries.
+        share: what it may use at first, by default all of that.
 
     Raises:
         ConfigError: the prefix is not allowed, or AWS_CA_BUNDLE cannot be read.
     """
 
-    name = "stream"
+    name = STREAM
 
-    def __init__(self, storage: StorageConfig, resolved: ResolvedStorage, transfer: TransferConfig) -> None:
+    def __init__(
+        self, storage: StorageConfig, resolved: ResolvedStorage, transfer: TransferConfig, share: Share | None = None
+    ) -> None:
+        share = share or Share.whole(transfer)
         self._requests = Requests(storage, resolved)
         self._policy = RetryPolicy(transfer.retry_seconds)
-        self._arena = Arena(transfer.staging_size)
-        self._pool = Pool(self._requests, transfer.connections)
-        fair = ARENA_BYTES // transfer.connections // GRAIN * GRAIN
-        self._part_bytes = min(max(fair, SMALLEST_PART), LARGEST_PART)
+        self._arena = Arena(share.bytes, most=transfer.staging_size)
+        self._pool = Pool(self._requests, share.connections)
+        self._part_bytes = _part_bytes(share.connections)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that its connections have moved."""
+        return self._pool.bytes_moved
 
     def outgoing(self, size: int) -> OutgoingBuffer:
         """Returns memory for an object; blocks while there is none."""
@@ -68,6 +77,12 @@ class StreamEngine:
         download.start(self._part_bytes)
         return download.future
 
+    def widen(self, share: Share) -> None:
+        """Allows more memory and connections from now on."""
+        self._arena.widen(share.bytes)
+        self._pool.widen(share.connections)
+        self._part_bytes = _part_bytes(share.connections)
+
     def close(self) -> None:
         """Waits for what is running, and ends the connections and their threads."""
         self._pool.close()
@@ -77,3 +92,9 @@ class StreamEngine:
         """Cuts all connections and fails what waits. Not to be called from a future's callback."""
         self._arena.abort()
         self._pool.abort()
+
+
+def _part_bytes(connections: int) -> int:
+    """Returns how large the parts of an object are."""
+    fair = ARENA_BYTES // connections // GRAIN * GRAIN
+    return min(max(fair, SMALLEST_PART), LARGEST_PART)

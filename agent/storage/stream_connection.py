@@ -51,6 +51,8 @@ class Connection:
         self._head: Head | None = None
         self._patience = 1.0
         self._answer_patience = 1.0
+        self.bytes_moved = 0
+        """Bytes that were sent, or received as bodies; what comes with an answer's head is left out."""
         self.last_moved = 0.0
         """When (``time.monotonic``) the last byte was sent or received, or else when the attempt began."""
 
@@ -190,7 +192,9 @@ class Connection:
     def _send(self, connection: socket.socket, data: memoryview) -> None:
         connection.settimeout(self._patience)
         while data:
-            data = data[connection.send(data[:PIECE_BYTES]) :]
+            count = connection.send(data[:PIECE_BYTES])
+            data = data[count:]
+            self.bytes_moved += count
             self.last_moved = time.monotonic()
 
     def _read_head(self, connection: socket.socket) -> Head:
@@ -226,6 +230,7 @@ class Connection:
                 raise cancelled() from error
             raise
         if count:
+            self.bytes_moved += count
             self.last_moved = time.monotonic()
             return count
         if self._is_cut:

@@ -11,6 +11,7 @@ import msgspec
 
 from agent.errors import CancelledError, GpusnapError
 from agent.storage.arena import Room
+from agent.storage.choice import STREAM
 from agent.storage.engine import Incoming, TransferReport
 from agent.storage.http_head import BrokenAnswerError, Head
 from agent.storage.retry import Endurance, RetryPolicy
@@ -101,7 +102,7 @@ class Download:
             self.future.set_exception(self._error)
         else:
             assert self._actual is not None
-            report = TransferReport(self._actual, time.monotonic() - self._began, self._attempts)
+            report = TransferReport(self._actual, time.monotonic() - self._began, self._attempts, STREAM)
             self.future.set_result(InMemory(self.room, report))
 
     def _begin(self, parts: list[Part]) -> None:

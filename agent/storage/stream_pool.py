@@ -69,18 +69,30 @@ class Pool:
         self._last_success = 0.0
         self._ended = False
 
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that all connections have moved."""
+        with self._changed:
+            return sum(connection.bytes_moved for connection in self._connections)
+
     def submit(self, jobs: list[Job]) -> None:
         """Queues jobs; each is finished later, from another thread (or at once if the pool was ended)."""
         with self._changed:
             if not self._ended:
                 self._unfinished += len(jobs)
                 self._ready.extend(jobs)
-                while len(self._threads) < min(self._most, self._unfinished):
-                    self._start_thread()
+                self._start_threads()
                 self._changed.notify(len(jobs))
                 return
         for job in jobs:
             job.finish(cancelled())
+
+    def widen(self, connections: int) -> None:
+        """Allows more connections at once from now on."""
+        with self._changed:
+            self._most = max(self._most, connections)
+            if not self._ended:
+                self._start_threads()
 
     def close(self) -> None:
         """Waits until everything queued is finished, and ends the threads."""
@@ -105,6 +117,10 @@ class Pool:
         for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(max(deadline - time.monotonic(), 0.0))
+
+    def _start_threads(self) -> None:
+        while len(self._threads) < min(self._most, self._unfinished):
+            self._start_thread()
 
     def _start_thread(self) -> None:
         connection = self._requests.connection()

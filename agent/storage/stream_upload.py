@@ -10,6 +10,7 @@ import msgspec
 
 from agent.errors import GpusnapError, NoSpaceError
 from agent.storage.arena import Room
+from agent.storage.choice import STREAM
 from agent.storage.engine import TransferReport
 from agent.storage.retry import Endurance, RetryPolicy
 from agent.storage.sigv4 import UNSIGNED
@@ -99,4 +100,4 @@ class Upload:
             self.future.set_exception(error)
         else:
             seconds = time.monotonic() - self._began
-            self.future.set_result(TransferReport(self._size, seconds, max(self.endurance.attempts, 1)))
+            self.future.set_result(TransferReport(self._size, seconds, max(self.endurance.attempts, 1), STREAM))

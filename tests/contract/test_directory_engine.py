@@ -11,7 +11,7 @@ from agent.config.model import Provider, StorageConfig, TransferConfig
 from agent.errors import BucketNotFoundError
 from agent.storage.directory import INCOMING, LEFTOVER_SECONDS
 from agent.storage.engine import TransferEngine
-from agent.storage.open import engine_reason, open_engine, open_store
+from agent.storage.open import account_of, open_engine, open_store
 from agent.storage.outgoing_file import OutgoingFile
 
 
@@ -37,7 +37,7 @@ def outgoing_file(engine: TransferEngine, data: bytes) -> OutgoingFile:
 def test_uploads_are_renamed_and_not_copied(storage: StorageConfig, folder: Path, tmp_path: Path) -> None:
     engine = open_engine(storage, TransferConfig(), str(tmp_path / "no-staging-needed"))
     assert engine.name == "directory"
-    assert engine_reason(storage, TransferConfig()) == "the store is a local folder"
+    assert account_of(engine, storage, TransferConfig()).reason == "the store is a local folder"
     outgoing = outgoing_file(engine, b"12345")
     inode = os.stat(outgoing.path).st_ino
     engine.upload(outgoing, "chunks/ab/object").result(30.0)

@@ -13,6 +13,7 @@ import pytest
 
 from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.errors import BucketNotFoundError, CancelledError, InvalidRequestError, NoSpaceError, ObjectNotFoundError
+from agent.storage import auto
 from agent.storage.engine import Incoming, TransferEngine, TransferReport
 from agent.storage.open import open_engine, open_store
 from agent.storage.store import Store
@@ -26,11 +27,13 @@ SECONDS = 120.0
 MakeEngine = Callable[[TransferConfig], TransferEngine]
 
 
-@pytest.fixture(params=["directory", "s5cmd", "stream"])
-def name(request: pytest.FixtureRequest) -> str:
-    """The engine that is tried."""
+@pytest.fixture(params=["directory", "s5cmd", "stream", "auto", "auto, both"])
+def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine that is tried; ``auto`` also with both engines at work from the first object on."""
     found: str = request.param
-    return found
+    if found == "auto, both":
+        monkeypatch.setattr(auto, "TRIAL_AFTER", -1)
+    return found.split(",")[0]
 
 
 @pytest.fixture
@@ -50,7 +53,7 @@ def make_engine(storage: StorageConfig, name: str, choice: EngineChoice, staging
 
     def make(transfer: TransferConfig) -> TransferEngine:
         made.append(open_engine(storage, msgspec.structs.replace(transfer, engine=choice), str(staging)))
-        assert made[-1].name == name
+        assert made[-1].name == ("stream" if name == "auto" else name)
         return made[-1]
 
     yield make

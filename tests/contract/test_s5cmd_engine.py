@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.config.model import Credentials, StorageConfig, TransferConfig
+from agent.config.model import Credentials, EngineChoice, StorageConfig, TransferConfig
 from agent.errors import (
     CancelledError,
     EngineUnavailableError,
@@ -25,7 +25,7 @@ from agent.errors import (
     StorageUnavailableError,
 )
 from agent.storage.engine import Incoming, TransferEngine, TransferReport
-from agent.storage.open import engine_reason, open_engine, open_store
+from agent.storage.open import open_engine, open_store
 from tests.support.processes import children_called, is_running, wait_until
 from tests.support.seaweed import SeaweedServer
 
@@ -34,6 +34,10 @@ SECONDS = 120.0
 LARGE = 64 * MIB
 
 MakeEngine = Callable[[TransferConfig], TransferEngine]
+
+
+def config(**fields: object) -> TransferConfig:
+    return msgspec.structs.replace(TransferConfig(engine=EngineChoice.S5CMD), **fields)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +103,7 @@ def program(tmp_path: Path, script: str) -> str:
 
 
 def test_abort_in_the_middle_leaves_nothing(make_engine: MakeEngine, large_object: str, staging: Path) -> None:
-    engine = make_engine(TransferConfig())
+    engine = make_engine(config())
     futures = [engine.download(large_object, LARGE) for _ in range(6)]
     wait_until(lambda: staged_bytes(staging) > 0, "a download has begun")
     (process,) = children_called("s5cmd")
@@ -116,7 +120,7 @@ def test_abort_in_the_middle_leaves_nothing(make_engine: MakeEngine, large_objec
 def test_a_killed_s5cmd_is_not_noticed(
     make_engine: MakeEngine, large: bytes, large_object: str, staging: Path, direction: str
 ) -> None:
-    engine = make_engine(TransferConfig(retry_seconds=30.0))
+    engine = make_engine(config(retry_seconds=30.0))
     futures: list[Future[TransferReport]] | list[Future[Incoming]]
     if direction == "upload":
         futures = [start_upload(engine, f"chunks/{number}", large) for number in range(3)]
@@ -142,7 +146,7 @@ def test_an_s5cmd_that_keeps_dying_is_given_up(make_engine: MakeEngine, tmp_path
     script = (
         '#!/bin/sh\nif [ "$1" = version ]; then echo v2.3.0; exit; fi\nread line\necho "out of order" >&2\nexit 3\n'
     )
-    engine = make_engine(TransferConfig(s5cmd_path=program(tmp_path, script)))
+    engine = make_engine(config(s5cmd_path=program(tmp_path, script)))
     futures = [engine.download(f"chunks/{number}", 10) for number in range(3)]
     for future in futures:
         with pytest.raises(EngineUnavailableError, match=r"ended with status 3, 4 times in a row.*out of order"):
@@ -152,7 +156,7 @@ def test_an_s5cmd_that_keeps_dying_is_given_up(make_engine: MakeEngine, tmp_path
 def test_a_server_killed_in_the_middle_is_unavailable_in_time(
     make_engine: MakeEngine, seaweed: SeaweedServer, large: bytes, large_object: str, staging: Path
 ) -> None:
-    engine = make_engine(TransferConfig(retry_seconds=3.0))
+    engine = make_engine(config(retry_seconds=3.0))
     uploads = [start_upload(engine, f"chunks/{number}", large) for number in range(2)]
     downloads = [engine.download(large_object, LARGE) for _ in range(4)]
     wait_until(lambda: staged_bytes(staging) > 2 * LARGE, "a download has begun")
@@ -172,7 +176,7 @@ def test_a_server_killed_in_the_middle_is_unavailable_in_time(
 def test_a_server_that_comes_back_in_time_is_not_noticed(
     make_engine: MakeEngine, seaweed: SeaweedServer, large: bytes
 ) -> None:
-    engine = make_engine(TransferConfig(retry_seconds=60.0))
+    engine = make_engine(config(retry_seconds=60.0))
     seaweed.kill()
     future = start_upload(engine, "chunks/x", large)
     wait_until(lambda: children_called("s5cmd"), "s5cmd runs")
@@ -184,7 +188,7 @@ def test_a_server_that_comes_back_in_time_is_not_noticed(
 
 
 def test_a_server_that_stops_answering_is_unavailable_in_time(make_engine: MakeEngine, large_object: str) -> None:
-    engine = make_engine(TransferConfig(retry_seconds=2.0))
+    engine = make_engine(config(retry_seconds=2.0))
     engine.download(large_object, LARGE).result(SECONDS).release()
     (server,) = children_called("weed")
     os.kill(server, signal.SIGSTOP)
@@ -196,7 +200,7 @@ def test_a_server_that_stops_answering_is_unavailable_in_time(make_engine: MakeE
 
 
 def test_a_stopped_s5cmd_is_replaced(make_engine: MakeEngine, large: bytes, large_object: str) -> None:
-    engine = make_engine(TransferConfig(retry_seconds=6.0))
+    engine = make_engine(config(retry_seconds=6.0))
     engine.download(large_object, LARGE).result(SECONDS).release()
     (process,) = children_called("s5cmd")
     os.kill(process, signal.SIGSTOP)
@@ -210,10 +214,10 @@ def test_a_stopped_s5cmd_is_replaced(make_engine: MakeEngine, large: bytes, larg
 def test_s5cmd_dies_with_its_parent(s3_storage: StorageConfig, large_object: str, staging: Path) -> None:
     script = (
         "import sys, msgspec\n"
-        "from agent.config.model import StorageConfig, TransferConfig\n"
+        "from agent.config.model import EngineChoice, StorageConfig, TransferConfig\n"
         "from agent.storage.open import open_engine\n"
         "storage = msgspec.json.decode(sys.argv[1], type=StorageConfig)\n"
-        "engine = open_engine(storage, TransferConfig(), sys.argv[2])\n"
+        "engine = open_engine(storage, TransferConfig(engine=EngineChoice.S5CMD), sys.argv[2])\n"
         f"engine.download({large_object!r}, {LARGE}).result().release()\n"
         "print('ready', flush=True)\n"
         "sys.stdin.read()\n"
@@ -232,7 +236,7 @@ def test_wrong_keys_are_denied_and_not_shown(s3_storage: StorageConfig, staging:
     right = s3_storage.credentials
     assert right is not None
     wrong = Credentials("another-key" if which == "access key" else right.access_key_id, "not-the-secret-at-all")
-    engine = open_engine(msgspec.structs.replace(s3_storage, credentials=wrong), TransferConfig(), str(staging))
+    engine = open_engine(msgspec.structs.replace(s3_storage, credentials=wrong), config(), str(staging))
     for future in (engine.download("x", 5), start_upload(engine, "x", b"12345")):
         with pytest.raises(StorageAccessDeniedError, match=s3_storage.bucket) as caught:
             future.result(SECONDS)
@@ -242,7 +246,7 @@ def test_wrong_keys_are_denied_and_not_shown(s3_storage: StorageConfig, staging:
 
 
 def test_no_secret_is_in_the_arguments(make_engine: MakeEngine, s3_storage: StorageConfig) -> None:
-    engine = make_engine(TransferConfig())
+    engine = make_engine(config())
     start_upload(engine, "x", b"12345").result(SECONDS)
     (process,) = children_called("s5cmd")
     arguments = Path(f"/proc/{process}/cmdline").read_bytes()
@@ -257,7 +261,7 @@ def test_the_environment_does_not_redirect(make_engine: MakeEngine, monkeypatch:
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "another")
     monkeypatch.setenv("AWS_PROFILE", "another")
-    start_upload(make_engine(TransferConfig(retry_seconds=5.0)), "x", b"12345").result(SECONDS)
+    start_upload(make_engine(config(retry_seconds=5.0)), "x", b"12345").result(SECONDS)
 
 
 def test_keys_may_come_from_the_environment(
@@ -267,7 +271,7 @@ def test_keys_may_come_from_the_environment(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_storage.credentials.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_storage.credentials.secret_access_key)
     storage = msgspec.structs.replace(s3_storage, credentials=None)
-    engine = open_engine(storage, TransferConfig(retry_seconds=5.0), str(staging))
+    engine = open_engine(storage, config(retry_seconds=5.0), str(staging))
     start_upload(engine, "x", b"12345").result(SECONDS)
     engine.close()
 
@@ -285,7 +289,7 @@ def test_profiles_are_used(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "another")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     storage = msgspec.structs.replace(s3_storage, credentials=None, profile="mine")
-    engine = open_engine(storage, TransferConfig(retry_seconds=5.0), str(staging))
+    engine = open_engine(storage, config(retry_seconds=5.0), str(staging))
     start_upload(engine, "x", b"12345").result(SECONDS)
     engine.close()
     store = open_store(storage, 5.0)
@@ -296,7 +300,7 @@ def test_profiles_are_used(
 def test_the_staging_budget_bounds_what_is_staged(
     make_engine: MakeEngine, large_object: str, staging: Path, large: bytes
 ) -> None:
-    engine = make_engine(TransferConfig(staging_size=2 * LARGE))
+    engine = make_engine(config(staging_size=2 * LARGE))
     most = 0
     done = threading.Event()
 
@@ -323,7 +327,7 @@ def test_a_staging_folder_that_is_too_small_is_named_with_numbers(
 ) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={8 * MIB}", "none", staging], check=True)
     try:
-        engine = open_engine(s3_storage, TransferConfig(), str(staging))
+        engine = open_engine(s3_storage, config(), str(staging))
         with pytest.raises(StagingFullError, match=rf"{staging} has [0-9,]+ bytes free.* needs 67,108,864"):
             engine.download(large_object, LARGE)
         with pytest.raises(StagingFullError, match=str(staging)):
@@ -338,7 +342,7 @@ def test_a_staging_folder_that_is_too_small_is_named_with_numbers(
 def test_a_staging_folder_that_fills_up_is_named_with_numbers(s3_storage: StorageConfig, staging: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={8 * MIB}", "none", staging], check=True)
     try:
-        engine = open_engine(s3_storage, TransferConfig(), str(staging))
+        engine = open_engine(s3_storage, config(), str(staging))
         outgoing = engine.outgoing(6 * MIB)
         (staging / "of-someone-else").write_bytes(bytes(4 * MIB))
         with pytest.raises(StagingFullError, match=rf"{staging} has [0-9,]+ bytes free.* needs 6,291,456"):
@@ -348,8 +352,3 @@ def test_a_staging_folder_that_fills_up_is_named_with_numbers(s3_storage: Storag
         assert list(staging.iterdir()) == []
     finally:
         subprocess.run(["umount", staging], check=True)
-
-
-def test_the_reason_is_told(make_engine: MakeEngine, s3_storage: StorageConfig) -> None:
-    assert make_engine(TransferConfig()).name == "s5cmd"
-    assert engine_reason(s3_storage, TransferConfig()) == "s5cmd is the default for S3 stores"

@@ -26,7 +26,7 @@ from agent.errors import (
     StorageUnavailableError,
 )
 from agent.storage.engine import TransferEngine, TransferReport
-from agent.storage.open import engine_reason, open_engine, open_store
+from agent.storage.open import open_engine, open_store
 from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.processes import wait_until
 from tests.support.proxy import Fault, Proxy, answer
@@ -406,11 +406,6 @@ def test_keys_may_come_from_the_environment(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_access_key)
     assert fetch(make_engine(storage=storage), data) == 1
-
-
-def test_the_reason_is_told(make_engine: MakeEngine, s3_storage: StorageConfig) -> None:
-    assert make_engine().name == "stream"
-    assert engine_reason(s3_storage, TransferConfig(engine=EngineChoice.STREAM)) == '[transfer] engine = "stream"'
 
 
 def test_a_workspace_goes_there_and_back_over_a_bad_link(

@@ -134,9 +134,9 @@ def test_a_client_that_leaves_changes_nothing_and_comes_back(
     assert states(watch(stub, before[0].operation)) == ["PENDING", "RUNNING", "SUCCEEDED"]
 
 
-@pytest.fixture(params=["directory", "s5cmd"])
+@pytest.fixture(params=["directory", "auto"])
 def storage(request: pytest.FixtureRequest, stopped_daemon: Daemon) -> pb.Storage:
-    """A store for each engine."""
+    """A store for each of two engines."""
     if request.param == "directory":
         return pb.Storage(provider=pb.PROVIDER_LOCAL, endpoint=str(stopped_daemon.repository))
     config = request.getfixturevalue("seaweed").storage_config(request.getfixturevalue("bucket"))

@@ -99,3 +99,22 @@ def test_more_than_there_is_is_refused_by_numbers() -> None:
         with pytest.raises(NoSpaceError, match=f"{size:,}"):
             arena.take(size)
     arena.take(MIB).release()
+
+
+def test_a_wider_arena_has_more_room_and_never_less() -> None:
+    arena = Arena(4 * GRAIN, most=10 * GRAIN)
+    first = arena.take(4 * GRAIN)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(arena.take, 5 * GRAIN)
+        wait_until(lambda: arena.waiting == 1, "no room is left")
+        arena.widen(9 * GRAIN)
+        second = waiting.result(30.0)
+    arena.widen(GRAIN)
+    arena.widen(100 * GRAIN)
+    third = arena.take(GRAIN)
+    for number, room in enumerate((first, second, third)):
+        room.view[:] = bytes([number]) * len(room.view)
+    assert [bytes(room.view[:1]) for room in (first, second, third)] == [b"\0", b"\1", b"\2"]
+    for room in (first, second, third):
+        room.release()
+    assert len(arena.take(10 * GRAIN).view) == 10 * GRAIN

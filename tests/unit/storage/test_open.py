@@ -8,7 +8,9 @@ import pytest
 
 from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.errors import ConfigError, EngineUnavailableError, StorageNotConfiguredError
-from agent.storage.open import engine_name, engine_reason, open_engine, open_store
+from agent.events import Direction, Measurement
+from agent.storage.choice import Choice
+from agent.storage.open import account_of, foresee, open_engine, open_store
 
 CUSTOM = StorageConfig(provider=Provider.CUSTOM, bucket="bucket", endpoint="http://127.0.0.1:1", prefix="a/b")
 
@@ -40,24 +42,43 @@ def test_a_prefix_that_cannot_be_one_is_refused(provider: Provider, prefix: str,
 
 
 def test_a_missing_program_is_found_out_at_once(tmp_path: Path) -> None:
+    transfer = TransferConfig(engine=EngineChoice.S5CMD, s5cmd_path="/nowhere/s5cmd")
     with pytest.raises(EngineUnavailableError, match="/nowhere/s5cmd"):
-        open_engine(CUSTOM, TransferConfig(s5cmd_path="/nowhere/s5cmd"), str(tmp_path))
+        open_engine(CUSTOM, transfer, str(tmp_path))
 
 
-def test_the_choice_is_explained() -> None:
-    assert engine_reason(CUSTOM, TransferConfig()) == "s5cmd is the default for S3 stores"
-    assert engine_reason(CUSTOM, TransferConfig(engine=EngineChoice.S5CMD)) == '[transfer] engine = "s5cmd"'
-    local = StorageConfig(provider=Provider.LOCAL, endpoint="/x")
-    assert engine_reason(local, TransferConfig(engine=EngineChoice.S5CMD)) == "the store is a local folder"
-
-
-@pytest.mark.parametrize(
-    ("choice", "name"), [(EngineChoice.AUTO, "s5cmd"), (EngineChoice.S5CMD, "s5cmd"), (EngineChoice.STREAM, "stream")]
-)
-def test_the_engine_is_named_as_it_is_opened(choice: EngineChoice, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("choice", list(EngineChoice))
+def test_the_engine_is_opened_as_it_is_foreseen(choice: EngineChoice, tmp_path: Path) -> None:
     transfer = TransferConfig(engine=choice)
     local = StorageConfig(provider=Provider.LOCAL, endpoint=str(tmp_path))
-    for storage, expected in ((CUSTOM, name), (local, "directory")):
-        engine = open_engine(storage, transfer, str(tmp_path))
-        assert engine.name == engine_name(storage, transfer) == expected
+    reason = f'[transfer] engine = "{choice.value}"'
+    for storage, expected in ((CUSTOM, Choice(choice.value, reason)), (local, Choice("directory", "local folder"))):
+        foreseen = foresee(storage, transfer, Direction.UPLOAD)
+        assert foreseen.engine == expected.engine
+        engine = open_engine(storage, transfer, str(tmp_path), Direction.UPLOAD)
+        account = account_of(engine, storage, transfer)
         engine.close()
+        if foreseen.engine == "auto":
+            assert "not measured yet" in foreseen.reason
+            assert (account.engine, account.reason) == ("stream", "too little to compare engines")
+        else:
+            assert expected.reason in foreseen.reason
+            assert (account.engine, account.reason) == (foreseen.engine, foreseen.reason)
+
+
+@pytest.mark.parametrize(("direction", "engine"), [(Direction.UPLOAD, "s5cmd"), (Direction.DOWNLOAD, "stream")])
+def test_what_was_measured_is_taken(direction: Direction, engine: str, tmp_path: Path) -> None:
+    measured = [
+        Measurement("s5cmd", Direction.UPLOAD, 2e8, 1),
+        Measurement("stream", Direction.UPLOAD, 1e8, 1),
+        Measurement("s5cmd", Direction.DOWNLOAD, 1e8, 1),
+        Measurement("stream", Direction.DOWNLOAD, 2e8, 1),
+    ]
+    foreseen = foresee(CUSTOM, TransferConfig(), direction, measured)
+    opened = open_engine(CUSTOM, TransferConfig(), str(tmp_path), direction, measured)
+    account = account_of(opened, CUSTOM, TransferConfig())
+    opened.close()
+    assert foreseen.engine == opened.name == account.engine == engine
+    assert "200 MB/s" in account.reason
+    assert account.reason == foreseen.reason
+    assert account.measurements == ()

@@ -132,3 +132,15 @@ def test_a_missing_staging_folder_is_named(tmp_path: Path) -> None:
     area = StagingArea(str(tmp_path / "missing"), MIB)
     with pytest.raises(PathNotFoundError, match="missing"):
         create(area, 1)
+
+
+def test_a_wider_budget_lets_in_who_waits() -> None:
+    budget = Budget(MIB)
+    budget.acquire(MIB)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(budget.acquire, MIB)
+        wait_until(lambda: budget.waiting == 1, "the budget is used up")
+        budget.widen(MIB // 2)
+        assert budget.waiting == 1
+        budget.widen(2 * MIB)
+        assert waiting.result(30.0) == MIB
