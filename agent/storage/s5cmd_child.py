@@ -70,8 +70,11 @@ class Child:
             OSError: it has died.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except ValueError as error:  # its input was closed when its end was seen
+            raise BrokenPipeError from error
 
     def end_input(self) -> None:
         """Closes its input, so that it ends once it has done what was sent."""

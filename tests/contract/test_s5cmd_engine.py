@@ -26,6 +26,7 @@ from agent.errors import (
 )
 from agent.storage.engine import Incoming, TransferEngine, TransferReport
 from agent.storage.open import open_engine, open_store
+from agent.storage.s5cmd_child import Child
 from tests.support.processes import children_called, is_running, wait_until
 from tests.support.seaweed import SeaweedServer
 
@@ -352,3 +353,12 @@ def test_a_staging_folder_that_fills_up_is_named_with_numbers(s3_storage: Storag
         assert list(staging.iterdir()) == []
     finally:
         subprocess.run(["umount", staging], check=True)
+
+
+def test_a_line_to_an_s5cmd_that_has_ended_is_an_error_of_the_system() -> None:
+    ended = threading.Event()
+    child = Child("test", ["true"], {}, lambda line: None, lambda status: ended.set())
+    assert ended.wait(SECONDS)
+    with pytest.raises(OSError):
+        child.send(b"a line")
+    child.join(0.0)
