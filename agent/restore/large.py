@@ -18,6 +18,10 @@ class Publisher:
         self._writer = writer
         self._notes = notes
 
+    def take_over(self, file: LargeFile) -> bool:
+        """Goes on with what a killed restore left of a file, if it did; says whether."""
+        return self._writer.take_over_large(file)
+
     def begin(self, targets: list[SegmentTarget]) -> None:
         """Makes the unfinished files that segments go into, unless that was done."""
         for file in {target.file for target in targets}:

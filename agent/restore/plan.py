@@ -42,6 +42,7 @@ class LargeFile:
         self.entry = entry
         self.left = entry.segments
         self.is_begun = False
+        self.is_taken_over = False
         self.is_published = False
         self.is_kept = False
         self.is_lost = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,23 @@ from agent.restore.plan import LargeFile, PackJob, RestorePlan, SegmentJob, Segm
 from agent.restore.task import LocalTask, PackCheck, SegmentCheck, SegmentCopy, Written
 
 _T = TypeVar("_T")
+
+
+class _Where(enum.Enum):
+    """Where a segment is looked for."""
+
+    GROWING = "in the unfinished file of a killed restore"
+    IN_PLACE = "in the file of its name"
+    ELSEWHERE = "in a file of another name"
+
+
+class _Check(msgspec.Struct, frozen=True):
+    """Look whether the file that ``entry`` names holds what belongs into a large file."""
+
+    target: SegmentTarget
+    chunk: Chunk
+    entry: Entry
+    where: _Where
 
 
 class Reuse:
@@ -51,6 +69,7 @@ class Reuse:
         self._sources: dict[bytes, SegmentPlace] = {}
         self._held: dict[LargeFile, int] = {}
         self._elsewhere: dict[LargeFile, Entry] = {}
+        self._arrived: set[tuple[LargeFile, int]] = set()
         self._lock = threading.Lock()
 
     def run(self) -> RestorePlan:
@@ -69,6 +88,7 @@ class Reuse:
         for file in changed:
             if file.entry.segments and self._held.get(file) == file.entry.segments:
                 self._keep_large(file, is_verified=True)
+        self._take_arrived()
         segments = self._copy_segments()
         return msgspec.structs.replace(
             self._plan,
@@ -98,43 +118,61 @@ class Reuse:
             self._notes.keep(1, file.entry.data_size)
 
     def _search(self, files: list[LargeFile]) -> None:
-        """Looks for the segments of changed files in what stands under their names, and elsewhere."""
+        """Looks for the segments of changed files where they grow, in what stands under their names, and elsewhere."""
+        growing = {file for file in files if self._hands[0].publisher.take_over(file)}
         sizes = {file: self._keeper.file_size(file.entry.path) for file in files}
         known = {file.entry.path for file in self._plan.large_files()}
         missing = {file.entry.size for file in files if file.entry.segments and sizes[file] != file.entry.size}
         others = files_of_sizes(self._root_fd, missing, known, self._crew.check) if missing else {}
-        checks: list[tuple[SegmentTarget, Chunk, Entry]] = []
+        checks: list[_Check] = []
         for job in self._plan.segments:
             for target in job.targets:
-                entry = target.file.entry
-                if target.file.is_kept:
+                file = target.file
+                if file.is_kept:
                     self._sources.setdefault(job.chunk.id, target.place)
                     continue
-                if sizes[target.file] is not None:
-                    checks.append((target, job.chunk, entry))
+                if file in growing:
+                    checks.append(_Check(target, job.chunk, file.entry, _Where.GROWING))
+                if sizes[file] is not None:
+                    checks.append(_Check(target, job.chunk, file.entry, _Where.IN_PLACE))
                 if target.start == 0:
-                    paths = others.get(entry.size, [])
-                    checks += [(target, job.chunk, msgspec.structs.replace(entry, path=path)) for path in paths]
+                    checks += [
+                        _Check(target, job.chunk, msgspec.structs.replace(file.entry, path=path), _Where.ELSEWHERE)
+                        for path in others.get(file.entry.size, [])
+                    ]
         self._each(checks, self._check_segment)
 
-    def _check_segment(self, hand: Hand, check: tuple[SegmentTarget, Chunk, Entry]) -> None:
-        target, chunk, entry = check
-        place = SegmentPlace(entry, target.start, target.size)
-        if not self._do(hand, SegmentCheck(chunk, place)).is_done:
+    def _check_segment(self, hand: Hand, check: _Check) -> None:
+        target = check.target
+        place = SegmentPlace(check.entry, target.start, target.size)
+        is_growing = check.where is _Where.GROWING
+        if not self._do(hand, SegmentCheck(check.chunk, place, is_unfinished=is_growing)).is_done:
             return
         with self._lock:
-            if entry is target.file.entry:
-                self._sources.setdefault(chunk.id, place)
+            if is_growing:
+                self._arrived.add((target.file, target.start))
+            elif check.where is _Where.IN_PLACE:
+                self._sources.setdefault(check.chunk.id, place)
                 self._held[target.file] = self._held.get(target.file, 0) + 1
             else:
-                self._elsewhere.setdefault(target.file, entry)
+                self._elsewhere.setdefault(target.file, check.entry)
+
+    def _has_arrived(self, target: SegmentTarget) -> bool:
+        return (target.file, target.start) in self._arrived
+
+    def _take_arrived(self) -> None:
+        """Counts the segments that a killed restore has brought, and publishes what was complete with them."""
+        targets = [target for job in self._plan.segments for target in job.targets]
+        arrived = [target for target in targets if self._has_arrived(target) and not target.file.is_kept]
+        self._notes.keep(0, sum(target.size for target in arrived))
+        self._hands[0].publisher.written(arrived)
 
     def _copy_segments(self) -> list[SegmentJob]:
         """Copies what was found, and returns the segments that must be fetched."""
         needed = [
             SegmentJob(job.chunk, targets)
             for job in self._plan.segments
-            if (targets := [target for target in job.targets if not target.file.is_kept])
+            if (targets := [item for item in job.targets if not item.file.is_kept and not self._has_arrived(item)])
         ]
         copied: set[bytes] = set()
 

@@ -119,10 +119,11 @@ class _Restore:
         target = open_target(self._request)
         succeeded = False
         try:
-            if not target.was_empty:
-                self._comparing = Comparing.CONTENT if self._request.checksum else Comparing.TIMES
-            else:
+            target.begin(self._manifest.summary.id)
+            if target.was_empty and not target.has_taken_over:
                 target.require_room(self._plan.content_bytes, self._plan.totals.entries)
+            else:
+                self._comparing = self._comparison(target)
             self._emit(Begun(self._manifest.summary.id))
             with Reporter(self._notes.meter, self._emit):
                 self._run(target, workers, processes)
@@ -139,7 +140,6 @@ class _Restore:
 
         crew = Crew(self._cancel, on_stop=stop)
         with local_errors(f"restoring into {os.fsdecode(self._request.target)} failed"), crew.work():
-            target.begin()
             # With nothing to compare, chunks are on their way while directories are made.
             fetcher = None if self._compares else self._start_fetching(workers, crew)
             directories = Directories(target, self._manifest, self._selection, self._request.if_not_empty, crew)
@@ -158,6 +158,11 @@ class _Restore:
             self._notes.meter.add(Stage.FINISH, 0, links + self._plan.totals.directories, watch.seconds)
         if self._notes.damage.chunks:
             raise self._data_loss()
+
+    def _comparison(self, target: Target) -> Comparing:
+        # Without its work folder, what an earlier run has written may be from before the machine went down.
+        is_sure = target.times_are_sure and (target.has_taken_over or not self._request.resume)
+        return Comparing.TIMES if is_sure and not self._request.checksum else Comparing.CONTENT
 
     @property
     def _compares(self) -> bool:

@@ -9,8 +9,10 @@ import msgspec
 from agent.errors import NoSpaceError, NotADirectoryPathError, TargetNotEmptyError
 from agent.pipeline.beneath import DIRECTORY_FLAGS, list_names, remove
 from agent.pipeline.local_errors import local_errors
-from agent.pipeline.work_folder import WORK_FOLDER_PREFIX, work_folder
+from agent.pipeline.work_folder import UNFINISHED_PREFIX, WORK_FOLDER_PREFIX, work_folder
 from agent.restore.metadata import remove_acls
+from agent.restore.origin import FILE_NAME as ORIGIN_FILE
+from agent.restore.origin import Origin, read_origin, this_boot, write_origin
 from agent.restore.request import IfNotEmpty, RestoreRequest
 
 # What a fresh file system has at its top.
@@ -30,6 +32,8 @@ class Target:
     Attributes:
         root_fd: a descriptor of the target.
         was_empty: whether nothing was there before.
+        has_taken_over: whether there are unfinished files of a killed restore of the same snapshot.
+        times_are_sure: whether the size and the time of a file say that its content is there, too.
     """
 
     def __init__(self, path: bytes, work_name: bytes, made: list[bytes]) -> None:
@@ -44,6 +48,8 @@ class Target:
             os.close(self.root_fd)
             raise
         self.was_empty = not self.names
+        self.has_taken_over = False
+        self.times_are_sure = True
         self._work_fd = -1
 
     @property
@@ -51,17 +57,56 @@ class Target:
         """What is written into, from ``begin`` to ``end_work``."""
         return Folders(self.root_fd, self._work_fd)
 
-    def begin(self) -> None:
-        """Removes what killed restores left, and makes the work folder."""
+    def begin(self, snapshot: str) -> None:
+        """Takes over the work folder of a killed restore of this snapshot, or makes one; removes those of others."""
         with local_errors(f"the target {os.fsdecode(self.path)} cannot be written"):
-            for name in list_names(self.root_fd):
-                if name.startswith(WORK_FOLDER_PREFIX):
+            left = [name for name in list_names(self.root_fd) if name.startswith(WORK_FOLDER_PREFIX)]
+            origins = {name: origin for name in left if (origin := self._origin_of(name)) is not None}
+            boot = this_boot()
+            self.times_are_sure = all(origin.boot == boot for origin in origins.values())
+            same = [name for name, origin in origins.items() if origin.snapshot == snapshot]
+            if same:
+                self._take_over(self._work_name if self._work_name in same else same[0])
+            else:
+                remove(self.root_fd, self._work_name)
+                self._make_work_folder()
+            if not same or not self.times_are_sure:
+                remove(self._work_fd, ORIGIN_FILE)
+                write_origin(self._work_fd, Origin(snapshot, boot if self.times_are_sure else ""))
+            # Last, as they too may be what knows that times are not sure.
+            for name in left:
+                if name != self._work_name:
                     remove(self.root_fd, name)
-            os.mkdir(self._work_name, 0o700, dir_fd=self.root_fd)
-            self._work_fd = os.open(self._work_name, DIRECTORY_FLAGS, dir_fd=self.root_fd)
-            # A set-group-id target would hand its group on to every file made here, and a default ACL itself.
-            os.fchmod(self._work_fd, 0o700)
-            remove_acls(self._work_fd)
+
+    def _origin_of(self, name: bytes) -> Origin | None:
+        """Returns where a work folder comes from; None if nothing says, or others may have written it."""
+        try:
+            fd = os.open(name, DIRECTORY_FLAGS, dir_fd=self.root_fd)
+        except (NotADirectoryError, FileNotFoundError, PermissionError):
+            return None
+        try:
+            facts = os.fstat(fd)
+            is_ours = facts.st_uid == os.geteuid() and not facts.st_mode & 0o077
+            return read_origin(fd) if is_ours else None
+        finally:
+            os.close(fd)
+
+    def _take_over(self, name: bytes) -> None:
+        if name != self._work_name:
+            remove(self.root_fd, self._work_name)
+        os.rename(name, self._work_name, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd)
+        self._work_fd = os.open(self._work_name, DIRECTORY_FLAGS, dir_fd=self.root_fd)
+        self.has_taken_over = True
+        for item in list_names(self._work_fd):
+            if item != ORIGIN_FILE and not item.startswith(UNFINISHED_PREFIX):
+                remove(self._work_fd, item)
+
+    def _make_work_folder(self) -> None:
+        os.mkdir(self._work_name, 0o700, dir_fd=self.root_fd)
+        self._work_fd = os.open(self._work_name, DIRECTORY_FLAGS, dir_fd=self.root_fd)
+        # A set-group-id target would hand its group on to every file made here, and a default ACL itself.
+        os.fchmod(self._work_fd, 0o700)
+        remove_acls(self._work_fd)
 
     def end_work(self) -> None:
         """Removes the work folder; further calls do nothing."""

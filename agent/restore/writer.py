@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import stat
 
 from blake3 import blake3
 
@@ -12,7 +13,7 @@ from agent.errors import LocalIoError
 from agent.pipeline.beneath import Beneath, remove
 from agent.pipeline.local_errors import local_error
 from agent.pipeline.warnings import Warnings
-from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
+from agent.pipeline.work_folder import UNFINISHED_PREFIX, WORK_FOLDER_PREFIX
 from agent.repository.model import Entry, EntryType
 from agent.restore.metadata import Metadata
 from agent.restore.plan import LargeFile
@@ -89,9 +90,8 @@ class Writer:
                 return
             try:
                 folder_fd, name = self._unfinished(file.entry)
-                if folder_fd != self._folders.work_fd:
-                    # A killed restore leaves its own there.
-                    remove(folder_fd, name)
+                # What a killed restore left and could not be taken over.
+                remove(folder_fd, name)
                 fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
                 try:
                     _reserve(fd, file.entry)
@@ -100,6 +100,24 @@ class Writer:
             except OSError as error:
                 raise _cannot_write(file.entry, error) from error
             file.is_begun = True
+
+    def take_over_large(self, file: LargeFile) -> bool:
+        """Goes on with the unfinished file that a killed restore left, if it did; says whether."""
+        entry = file.entry
+        try:
+            # Only in the work folder is it certain who wrote it; and what was written into a hole would stay there.
+            if self._unfinished(entry)[0] != self._folders.work_fd or entry.sparse:
+                return False
+            fd = self.reopen_large(entry)
+        except OSError:
+            return False
+        try:
+            facts = os.fstat(fd)
+        finally:
+            os.close(fd)
+        is_taken_over = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size == entry.size
+        file.is_begun = file.is_taken_over = is_taken_over
+        return is_taken_over
 
     def open_large(self, entry: Entry) -> SegmentFile:
         """Opens an unfinished file for writing blocks; the caller closes it.
@@ -128,7 +146,7 @@ class Writer:
             folder_fd, temporary = self._unfinished(file.entry)
             fd = os.open(temporary, _WRITE_FLAGS, dir_fd=folder_fd)
             try:
-                self._metadata.apply(fd, file.entry, is_ours=True)
+                self._metadata.apply(fd, file.entry, is_ours=not file.is_taken_over)
             finally:
                 os.close(fd)
             parent_fd, name = self._beneath.parent(file.entry.path)
@@ -244,7 +262,7 @@ class Writer:
 
 def unfinished_name(path: bytes) -> bytes:
     """Returns what a large file is called while it is not complete: the same in every restore."""
-    return b"large-" + blake3(path).digest(length=16).hex().encode()
+    return UNFINISHED_PREFIX + blake3(path).digest(length=16).hex().encode()
 
 
 def _is_same_file(fd: int, name: bytes, other_fd: int, other: bytes) -> bool:

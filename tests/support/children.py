@@ -23,8 +23,11 @@ def with_tmpfs(place: Path, options: str = "size=16m") -> tuple[str, ...]:
     return ("unshare", "-m", "sh", "-c", f'mount -t tmpfs -o {options} tmpfs "{place}" && exec "$@"', "sh")
 
 
-def run_python(code: str, *arguments: object, under: Sequence[str] = ()) -> bytes:
-    """Runs code with this repository's packages and returns its output; a failure fails the test with its errors."""
+def run_python(code: str, *arguments: object, under: Sequence[str] = (), status: int = 0) -> bytes:
+    """Runs code with this repository's packages and returns its output.
+
+    Another exit status (or, negative, signal) than ``status`` fails the test with what was written to stderr.
+    """
     root = Path(__file__).parents[2]
     done = subprocess.run(
         [*under, sys.executable, "-c", code, *map(str, arguments)],
@@ -33,5 +36,5 @@ def run_python(code: str, *arguments: object, under: Sequence[str] = ()) -> byte
         timeout=60,
         env={**os.environ, "PYTHONPATH": f"{root}:{root}/proto", "PYTHONDONTWRITEBYTECODE": "1"},
     )
-    assert done.returncode == 0, done.stderr.decode()
+    assert done.returncode == status, done.stderr.decode()
     return done.stdout
