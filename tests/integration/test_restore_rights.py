@@ -15,7 +15,7 @@ import pytest
 from agent.errors import (
     LocalPermissionError,
 )
-from agent.events import ChunkFinished, FileReady, Progress, ScanTotals, WarningRaised
+from agent.events import PipelineEvent
 from agent.restore.request import IfNotEmpty, RestoreRequest
 from tests.support.children import AS_NOBODY, NOBODY, needs_root, run_python, with_tmpfs
 from tests.support.pipelines import Pipelines, leftovers, memory_folder
@@ -63,7 +63,7 @@ def restore_as_nobody(saved: Saved, **fields: object) -> Pipelines:
     )
     request = msgspec.structs.replace(request, **fields)
     output = run_python(RESTORE, msgspec.json.encode(request).decode(), under=AS_NOBODY)
-    decoder = msgspec.json.Decoder(ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised)
+    decoder = msgspec.json.Decoder(PipelineEvent)
     saved.pipelines.events = [decoder.decode(line) for line in output.splitlines()]
     return saved.pipelines
 
