@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.timestamp_pb2 import Timestamp
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
-from controller_client import model, reports
+from controller_client import engines, model, reports
 
 _E = TypeVar("_E", bound=enum.Enum)
 
@@ -35,6 +35,7 @@ STAGES = enum_table(pb.Stage, "STAGE_", model.Stage)
 CAUSES = enum_table(pb.Cause, "CAUSE_", model.Cause)
 CHUNK_KINDS = enum_table(pb.ChunkKind, "CHUNK_KIND_", model.ChunkKind)
 ENTRY_TYPES = enum_table(pb.EntryType, "ENTRY_TYPE_", model.EntryType)
+DIRECTIONS = enum_table(pb.Direction, "DIRECTION_", engines.Direction)
 PROVIDERS = enum_table(pb.Provider, "PROVIDER_", model.Provider)
 
 
@@ -155,7 +156,23 @@ def result(message: pb.Result) -> model.OperationResult:
         unchanged_bytes=message.unchanged_bytes,
         verify=_verify_report(message.verify) if message.HasField("verify") else None,
         present=_present_report(message.present) if message.HasField("present") else None,
+        measurements=tuple(_measurement(item) for item in message.measurements),
     )
+
+
+def _measurement(message: pb.Measurement) -> engines.Measurement:
+    return engines.Measurement(
+        engine=message.engine,
+        direction=_direction(message.direction),
+        bytes_per_second=message.bytes_per_second,
+        time_ns=time_ns(message.time),
+        cpu_seconds_per_gb=message.cpu_seconds_per_gb,
+        operation=message.operation,
+    )
+
+
+def _direction(number: int) -> engines.Direction:
+    return DIRECTIONS.get(number, engines.Direction.UNKNOWN)
 
 
 def _present_report(message: pb.PresentReport) -> reports.PresentReport:
@@ -251,7 +268,15 @@ def agent_info(message: pb.GetAgentInfoResponse) -> model.AgentInfo:
         metrics_address=message.metrics_address,
         connections=message.connections,
         running_operations=tuple(message.running_operations),
+        engines=tuple(_engine_use(item) for item in message.engines),
+        workers=message.workers,
+        workers_reason=message.workers_reason,
     )
+
+
+def _engine_use(message: pb.EngineUse) -> engines.EngineUse:
+    measurements = tuple(_measurement(item) for item in message.measurements)
+    return engines.EngineUse(_direction(message.direction), message.engine, message.reason, measurements)
 
 
 def storage_check(message: pb.CheckStorageResponse) -> model.StorageCheck:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from controller_client.engines import EngineUse, Measurement
 from controller_client.reports import PresentReport, VerifyReport
 
 
@@ -293,6 +294,7 @@ class OperationResult:
 
     ``occupation`` has the largest cause first: that one held the operation back. ``unchanged_files`` with
     ``unchanged_bytes`` of content were not read by a snapshot, as they had not changed since the one before.
+    ``measurements`` are what it learned about transfer engines.
     """
 
     snapshot_id: str
@@ -311,6 +313,7 @@ class OperationResult:
     unchanged_bytes: int = 0
     verify: VerifyReport | None = None
     present: PresentReport | None = None
+    measurements: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,7 +410,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class AgentInfo:
-    """What an agent is and how it is configured. ``storage`` is ``None`` when none is configured."""
+    """What an agent is and how it is configured.
+
+    Attributes:
+        storage: ``None`` when none is configured.
+        engine: the engine that downloads, and ``engine_reason`` why; ``engines`` has both directions.
+        workers: worker processes that pack or write in one operation, and ``workers_reason`` why so many.
+    """
 
     version: str
     host: str
@@ -421,6 +430,9 @@ class AgentInfo:
     metrics_address: str
     connections: int
     running_operations: tuple[str, ...]
+    engines: tuple[EngineUse, ...] = ()
+    workers: int = 0
+    workers_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

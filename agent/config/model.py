@@ -138,7 +138,7 @@ class AgentConfig(msgspec.Struct, frozen=True):
     Attributes:
         listen: gRPC addresses, ``unix:PATH`` or ``HOST:PORT`` on loopback.
         metrics_listen: the address of the Prometheus metrics; empty for none.
-        state_dir: the journal's folder.
+        state_dir: the folder of the journal, and of what was measured.
         staging_dir: the folder for chunks on their way.
         workspace_roots: folders whose contents may be saved and restored.
         log_level: debug, info, warning or error.

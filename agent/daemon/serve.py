@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from agent import version
 from agent.config.address import TcpAddress, parse_listen, parse_loopback
-from agent.config.model import AgentConfig, Config
+from agent.config.model import AgentConfig, Config, EngineChoice
 from agent.daemon.listen import Address, cannot_listen, claimed, written
 from agent.daemon.log import set_up_log
 from agent.daemon.notify import Notifier
@@ -20,15 +20,13 @@ from agent.daemon.pulse import beat
 from agent.daemon.state import StateFolder
 from agent.daemon.stop import StopSignals, end_within
 from agent.errors import ConfigError, EngineUnavailableError
-from agent.events import Direction
 from agent.metrics import Metrics, MetricsServer
 from agent.operations.journal import Journal
 from agent.operations.manager import OperationManager
+from agent.operations.measured import MeasuredStores
 from agent.rpc.queries import Queries
 from agent.rpc.server import AgentServer
 from agent.rpc.service import AgentFacts, SnapshotAgentService
-from agent.storage.choice import S5CMD
-from agent.storage.open import foresee
 from agent.storage.s5cmd_program import find_s5cmd
 
 STREAM_SECONDS = 2.0
@@ -64,11 +62,13 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         await journal.open()
         metrics = Metrics(version())
         metrics_address = _serve_metrics(config.agent, metrics, stack)
-        manager = OperationManager(config, journal, metrics.observe, state.workers_lock)
+        measured = MeasuredStores(state.path)
+        await measured.load()
+        manager = OperationManager(config, journal, metrics.observe, state.workers_lock, measured)
         queries = Queries(config)
         stack.callback(queries.close)
         facts = await asyncio.to_thread(_facts, config, metrics_address)
-        server = AgentServer(SnapshotAgentService(config, facts, manager, queries))
+        server = AgentServer(SnapshotAgentService(config, facts, manager, queries, measured))
         for address in addresses:
             _listen(server, address)
         # An agent that cannot start has continued nothing, and no client asks before it has.
@@ -134,19 +134,16 @@ def _make_staging_dir(agent: AgentConfig) -> None:
 
 
 def _facts(config: Config, metrics_address: str) -> AgentFacts:
-    choice = foresee(config.storage, config.transfer, Direction.DOWNLOAD)
     try:
         s5cmd_version = find_s5cmd(config.transfer.s5cmd_path)[1]
     except EngineUnavailableError as error:
         s5cmd_version = ""
-        if choice.engine == S5CMD:
+        if config.transfer.engine is EngineChoice.S5CMD:
             _log.warning("%s; %s", error, error.hint)
     return AgentFacts(
         version=version(),
         host=socket.gethostname(),
         start_time_ns=time.time_ns(),
-        engine=choice.engine,
-        engine_reason=choice.reason,
         s5cmd_version=s5cmd_version,
         metrics_address=metrics_address,
     )

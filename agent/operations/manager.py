@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from agent.config.model import Config
+from agent.config.model import Config, StorageConfig
 from agent.errors import (
     GpusnapError,
     OperationNotFoundError,
@@ -21,10 +22,12 @@ from agent.errors import (
     describe,
 )
 from agent.events import Completed, OperationKind, OperationState
+from agent.maintenance.request import VerifyRequest
 from agent.operations import leftovers
 from agent.operations.checks import check_order, check_request_id
 from agent.operations.hub import EventLog, first_sequence_after_restart
 from agent.operations.journal import Journal
+from agent.operations.measured import MeasuredStores
 from agent.operations.operation import LiveOperation, Observer
 from agent.operations.order import (
     Order,
@@ -60,13 +63,17 @@ class OperationManager:
         journal: the open journal.
         observer: told of each event of each operation.
         workers_lock: a file descriptor that the processes of operations hold for as long as they live.
+        measured: what is known of the transfer engines.
     """
 
-    def __init__(self, config: Config, journal: Journal, observer: Observer, workers_lock: int) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, observer: Observer, workers_lock: int, measured: MeasuredStores
+    ) -> None:
         self._config = config
         self._journal = journal
         self._observer = observer
         self._workers_lock = workers_lock
+        self._measured = measured
         self._live: dict[str, LiveOperation] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._ended: OrderedDict[str, tuple[OperationRecord, EventLog]] = OrderedDict()
@@ -270,17 +277,26 @@ class OperationManager:
                 )
 
     def _addressed(self, request: Request, name: str) -> Request:
-        """Returns the request with what depends on the operation's name."""
+        """Returns the request with what depends on the operation's name, and with what is known by now."""
         staging = leftovers.staging_folder(self._config.agent.staging_dir, name)
-        if isinstance(request, RestoreRequest):
-            return msgspec.structs.replace(request, staging_dir=staging, operation=name)
-        return msgspec.structs.replace(request, staging_dir=staging)
+        request = msgspec.structs.replace(request, staging_dir=staging)
+        if isinstance(request, SnapshotRequest | RestoreRequest | VerifyRequest):
+            request = msgspec.structs.replace(request, measurements=self._measured.of(request.storage))
+        return msgspec.structs.replace(request, operation=name) if isinstance(request, RestoreRequest) else request
 
     def _launch(self, record: OperationRecord, request: Request) -> LiveOperation:
-        operation = LiveOperation(record, request, self._journal, self._observer, self._workers_lock)
+        observer = functools.partial(self._observe, request.storage)
+        operation = LiveOperation(record, request, self._journal, observer, self._workers_lock)
         self._live[record.name] = operation
         self._hold(asyncio.ensure_future(self._run(record.name, operation)))
         return operation
+
+    def _observe(self, storage: StorageConfig, name: str, kind: OperationKind, logged: LoggedEvent) -> None:
+        result = logged.event.result if isinstance(logged.event, Completed) else None
+        if result is not None and result.measurements:
+            self._measured.take(storage, result.measurements, name)
+            self._hold(asyncio.ensure_future(self._measured.save()))
+        self._observer(name, kind, logged)
 
     def _hold(self, task: asyncio.Task[_T]) -> None:
         """Keeps a task until it is done: the event loop itself would forget one that nobody awaits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -17,6 +17,7 @@ from agent.operations.record import LoggedEvent, OperationRecord
 from agent.repository.model import Entry, EntryType, ManifestWarning, SnapshotSummary
 from agent.restore.request import IfNotEmpty
 from agent.rpc.errors import code_number, shown
+from agent.storage.choice import Choice
 
 PROVIDERS: Mapping[Provider, pb.Provider.ValueType] = {
     Provider.S3: pb.PROVIDER_S3,
@@ -43,6 +44,10 @@ STATES: Mapping[events.OperationState, pb.OperationState.ValueType] = {
     events.OperationState.SUCCEEDED: pb.OPERATION_STATE_SUCCEEDED,
     events.OperationState.FAILED: pb.OPERATION_STATE_FAILED,
     events.OperationState.CANCELLED: pb.OPERATION_STATE_CANCELLED,
+}
+DIRECTIONS: Mapping[events.Direction, pb.Direction.ValueType] = {
+    events.Direction.UPLOAD: pb.DIRECTION_UPLOAD,
+    events.Direction.DOWNLOAD: pb.DIRECTION_DOWNLOAD,
 }
 STAGES: Mapping[events.Stage, pb.Stage.ValueType] = {
     events.Stage.SCAN: pb.STAGE_SCAN,
@@ -320,6 +325,7 @@ def result(value: events.OperationResult) -> pb.Result:
         engine_reason=value.engine_reason,
         stages=[stage_progress(stage) for stage in value.stages],
         occupation=[pb.Occupation(cause=CAUSES[item.cause], seconds=item.seconds) for item in value.occupation],
+        measurements=[measurement(item) for item in value.measurements],
         verify=verify_report(value.verify) if value.verify is not None else None,
         present=present_report(value.present) if value.present is not None else None,
         unchanged_files=value.unchanged_files,
@@ -336,6 +342,28 @@ def verify_report(value: events.VerifyReport) -> pb.VerifyReport:
     """Returns what a verification found in order."""
     return pb.VerifyReport(
         full=value.full, snapshots=value.snapshots, chunks=value.chunks, stored_bytes=value.stored_bytes
+    )
+
+
+def measurement(value: events.Measurement) -> pb.Measurement:
+    """Returns how fast an engine was."""
+    return pb.Measurement(
+        engine=value.engine,
+        direction=DIRECTIONS[value.direction],
+        bytes_per_second=value.bytes_per_second,
+        time=timestamp(value.time_ns),
+        cpu_seconds_per_gb=value.cpu_seconds_per_gb,
+        operation=value.operation,
+    )
+
+
+def engine_use(direction: events.Direction, choice: Choice, measurements: Iterable[events.Measurement]) -> pb.EngineUse:
+    """Returns the engine that is taken in one direction, with what was measured in it."""
+    return pb.EngineUse(
+        direction=DIRECTIONS[direction],
+        engine=choice.engine,
+        reason=shown(choice.reason),
+        measurements=[measurement(item) for item in measurements if item.direction is direction],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,16 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentServicer
 
 from agent.config.model import Config, StorageConfig
+from agent.events import Direction
 from agent.operations.checks import check_entry_path
 from agent.operations.manager import OperationManager
+from agent.operations.measured import MeasuredStores
+from agent.pipeline.workers import Workers, choose_workers, free_memory, usable_cores
 from agent.repository.model import FORMAT_VERSION
 from agent.rpc import convert
 from agent.rpc.paging import fitting, make_token, page_size, read_number, read_text, read_token
 from agent.rpc.queries import Queries
+from agent.storage.open import foresee
 
 if TYPE_CHECKING:
     from gpusnap.v1.snapshot_agent_pb2_grpc import _ServicerContext
@@ -28,8 +33,6 @@ class AgentFacts(msgspec.Struct, frozen=True):
         version: of the agent.
         host: the host's name.
         start_time_ns: when the agent started, since 1970-01-01 UTC.
-        engine: the engine that moves chunks.
-        engine_reason: why this one.
         s5cmd_version: of the s5cmd that was found; empty if none.
         metrics_address: where the metrics are; empty if nowhere.
     """
@@ -37,8 +40,6 @@ class AgentFacts(msgspec.Struct, frozen=True):
     version: str
     host: str
     start_time_ns: int
-    engine: str
-    engine_reason: str
     s5cmd_version: str
     metrics_address: str
 
@@ -53,13 +54,17 @@ class SnapshotAgentService(SnapshotAgentServicer):
         facts: what GetAgentInfo says.
         manager: the operations.
         queries: the questions to repositories.
+        measured: what is known of the transfer engines.
     """
 
-    def __init__(self, config: Config, facts: AgentFacts, manager: OperationManager, queries: Queries) -> None:
+    def __init__(
+        self, config: Config, facts: AgentFacts, manager: OperationManager, queries: Queries, measured: MeasuredStores
+    ) -> None:
         self._config = config
         self._facts = facts
         self._manager = manager
         self._queries = queries
+        self._measured = measured
 
     async def Snapshot(  # noqa: N802
         self, request: pb.SnapshotRequest, context: _ServicerContext
@@ -158,19 +163,25 @@ class SnapshotAgentService(SnapshotAgentServicer):
         self, request: pb.GetAgentInfoRequest, context: _ServicerContext
     ) -> pb.GetAgentInfoResponse:
         config, facts = self._config, self._facts
+        measured = self._measured.of(config.storage)
+        choices = {each: foresee(config.storage, config.transfer, each, measured) for each in Direction}
+        workers = await asyncio.to_thread(_workers, config.transfer.workers)
         return pb.GetAgentInfoResponse(
             version=facts.version,
             host=facts.host,
             start_time=convert.timestamp(facts.start_time_ns),
             workspace_roots=config.agent.workspace_roots,
             storage=convert.storage_message(config.storage) if config.storage.configured else None,
-            engine=facts.engine,
-            engine_reason=facts.engine_reason,
+            engine=choices[Direction.DOWNLOAD].engine,
+            engine_reason=choices[Direction.DOWNLOAD].reason,
             s5cmd_version=facts.s5cmd_version,
             format_version=FORMAT_VERSION,
             metrics_address=facts.metrics_address,
             connections=config.transfer.connections,
             running_operations=[record.name for record in self._manager.running],
+            engines=[convert.engine_use(each, choice, measured) for each, choice in choices.items()],
+            workers=workers.count,
+            workers_reason=workers.reason,
         )
 
     async def CheckStorage(  # noqa: N802
@@ -193,6 +204,10 @@ class SnapshotAgentService(SnapshotAgentServicer):
 
     def _storage(self, request: _NamesStorage) -> StorageConfig | None:
         return convert.storage(request.storage, self._config.storage) if request.HasField("storage") else None
+
+
+def _workers(configured: int) -> Workers:
+    return choose_workers(configured, usable_cores(), free_memory())
 
 
 _OPERATIONS = b"operations"

@@ -10,6 +10,7 @@ from controller_client.cli.context import Context
 from controller_client.cli.exit_code import ExitCode, of_error
 from controller_client.cli.json_form import fields_of
 from controller_client.cli.output import one_line
+from controller_client.engines import Measurement
 from controller_client.errors import GpusnapError
 from controller_client.model import AgentInfo, HealthStatus, Provider, Storage
 from controller_client.names import show_text
@@ -36,12 +37,31 @@ def _facts(info: AgentInfo) -> list[tuple[str, str]]:
         ("started", started),
         ("workspaces", ", ".join(info.workspace_roots) or "none allowed"),
         ("storage", info.storage.location if info.storage is not None else "not configured"),
-        ("engine", f"{info.engine}: {info.engine_reason}" if info.engine_reason else info.engine),
+        *_engines(info),
         ("s5cmd", info.s5cmd_version or "not found"),
         ("connections", str(info.connections)),
+        ("workers", f"{info.workers}: {info.workers_reason}" if info.workers_reason else str(info.workers)),
         ("metrics", info.metrics_address or "off"),
         ("running", ", ".join(info.running_operations) or "nothing"),
     ]
+
+
+def _engines(info: AgentInfo) -> list[tuple[str, str]]:
+    """Returns the engine of each direction with its reason, and what was measured."""
+    if not info.engines:  # an older agent
+        return [("engine", f"{info.engine}: {info.engine_reason}" if info.engine_reason else info.engine)]
+    facts = []
+    for use in info.engines:
+        facts.append((use.direction.value, f"{use.engine}: {use.reason}" if use.reason else use.engine))
+        facts += [("", _measured(item)) for item in use.measurements]
+    return facts
+
+
+def _measured(item: Measurement) -> str:
+    cost = f", {item.cpu_seconds_per_gb:.2f} CPU seconds a GB" if item.cpu_seconds_per_gb else ""
+    where = f" in {item.operation}" if item.operation else ""
+    speed = units.megabytes_a_second(item.bytes_per_second)
+    return f"measured {item.engine}: {speed}{cost}, {units.local_time(item.time_ns)}{where}"
 
 
 def _uptime(info: AgentInfo) -> str:

@@ -35,6 +35,16 @@ def rate(bytes_per_second: float) -> str:
     return f"{size(bytes_per_second)}/s"
 
 
+def megabytes_a_second(bytes_per_second: float) -> str:
+    """Returns a rate as networks are told: in millions of bytes.
+
+    >>> megabytes_a_second(1.4e9), megabytes_a_second(2.54e6)
+    ('1,400 MB/s', '2.5 MB/s')
+    """
+    rate = bytes_per_second / 1e6
+    return f"{rate:,.0f} MB/s" if rate >= 10 else f"{rate:.1f} MB/s"
+
+
 def count(number: int, singular: str, plural: str = "") -> str:
     """Returns a number with its noun.
 

@@ -253,6 +253,30 @@ STAGE_VERIFY: Stage.ValueType  # 11
 """Comparing chunks with their ids, or looking whether they are there (verify)."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
+class _Direction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DirectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Direction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DIRECTION_UNSPECIFIED: _Direction.ValueType  # 0
+    """Never sent."""
+    DIRECTION_UPLOAD: _Direction.ValueType  # 1
+    """To the store."""
+    DIRECTION_DOWNLOAD: _Direction.ValueType  # 2
+    """From the store."""
+
+class Direction(_Direction, metaclass=_DirectionEnumTypeWrapper):
+    """Direction is which way chunks move."""
+
+DIRECTION_UNSPECIFIED: Direction.ValueType  # 0
+"""Never sent."""
+DIRECTION_UPLOAD: Direction.ValueType  # 1
+"""To the store."""
+DIRECTION_DOWNLOAD: Direction.ValueType  # 2
+"""From the store."""
+Global___Direction: _TypeAlias = Direction  # noqa: Y015
+
 class _Cause:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1271,6 +1295,7 @@ class Result(_message.Message):
     UNCHANGED_BYTES_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
     PRESENT_FIELD_NUMBER: _builtins.int
+    MEASUREMENTS_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
     """The snapshot that was committed, restored or verified; empty if that is none or many."""
     chunks: _builtins.int
@@ -1313,6 +1338,10 @@ class Result(_message.Message):
     def present(self) -> Global___PresentReport:
         """What the target of a restore held already; absent if it was empty, and for other operations."""
 
+    @_builtins.property
+    def measurements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measurement]:
+        """What was learned about transfer engines; the agent keeps it."""
+
     def __init__(
         self,
         *,
@@ -1332,10 +1361,11 @@ class Result(_message.Message):
         unchanged_bytes: _builtins.int = ...,
         verify: Global___VerifyReport | None = ...,
         present: Global___PresentReport | None = ...,
+        measurements: _abc.Iterable[Global___Measurement] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["present", b"present", "totals", b"totals", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "occupation", b"occupation", "present", b"present", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "measurements", b"measurements", "occupation", b"occupation", "present", b"present", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1370,6 +1400,86 @@ class PresentReport(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PresentReport: _TypeAlias = PresentReport  # noqa: Y015
+
+@_typing.final
+class Measurement(_message.Message):
+    """Measurement is how fast a transfer engine moved chunks in one direction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    BYTES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_PER_GB_FIELD_NUMBER: _builtins.int
+    OPERATION_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """The engine, such as "stream"."""
+    direction: Global___Direction.ValueType
+    """Which way."""
+    bytes_per_second: _builtins.float
+    """Stored bytes a second. An operation that is no benchmark lets both engines work side by side, so they share what there is."""
+    cpu_seconds_per_gb: _builtins.float
+    """What 10^9 bytes cost the agent's machine, in seconds of a processor; 0 if that was not measured."""
+    operation: _builtins.str
+    """The operation that measured it."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was measured."""
+
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        direction: Global___Direction.ValueType = ...,
+        bytes_per_second: _builtins.float = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        cpu_seconds_per_gb: _builtins.float = ...,
+        operation: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_per_second", b"bytes_per_second", "cpu_seconds_per_gb", b"cpu_seconds_per_gb", "direction", b"direction", "engine", b"engine", "operation", b"operation", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
+
+@_typing.final
+class EngineUse(_message.Message):
+    """EngineUse is the transfer engine that the next operation takes in one direction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    direction: Global___Direction.ValueType
+    """Which way."""
+    engine: _builtins.str
+    """The engine; "auto" if the operation is yet to find out."""
+    reason: _builtins.str
+    """Why this engine."""
+    @_builtins.property
+    def measurements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measurement]:
+        """What was measured in this direction with the configured storage, one item an engine."""
+
+    def __init__(
+        self,
+        *,
+        direction: Global___Direction.ValueType = ...,
+        engine: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        measurements: _abc.Iterable[Global___Measurement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "engine", b"engine", "measurements", b"measurements", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineUse: _TypeAlias = EngineUse  # noqa: Y015
 
 @_typing.final
 class VerifyReport(_message.Message):
@@ -1976,12 +2086,15 @@ class GetAgentInfoResponse(_message.Message):
     METRICS_ADDRESS_FIELD_NUMBER: _builtins.int
     CONNECTIONS_FIELD_NUMBER: _builtins.int
     RUNNING_OPERATIONS_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
+    WORKERS_REASON_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The agent's version."""
     host: _builtins.str
     """The host's name."""
     engine: _builtins.str
-    """The configured engine."""
+    """The engine that downloads; "auto" if the next large operation is yet to find out."""
     engine_reason: _builtins.str
     """Why this engine is used."""
     s5cmd_version: _builtins.str
@@ -1992,6 +2105,10 @@ class GetAgentInfoResponse(_message.Message):
     """The address of the metrics."""
     connections: _builtins.int
     """Connections to the store at once."""
+    workers: _builtins.int
+    """Worker processes that pack or write in one operation."""
+    workers_reason: _builtins.str
+    """Why so many."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the agent started."""
@@ -2008,6 +2125,10 @@ class GetAgentInfoResponse(_message.Message):
     def running_operations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Operations that are running."""
 
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineUse]:
+        """The engines of both directions, for the configured storage."""
+
     def __init__(
         self,
         *,
@@ -2023,10 +2144,13 @@ class GetAgentInfoResponse(_message.Message):
         metrics_address: _builtins.str = ...,
         connections: _builtins.int = ...,
         running_operations: _abc.Iterable[_builtins.str] | None = ...,
+        engines: _abc.Iterable[Global___EngineUse] | None = ...,
+        workers: _builtins.int = ...,
+        workers_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "storage", b"storage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "engine", b"engine", "engine_reason", b"engine_reason", "format_version", b"format_version", "host", b"host", "metrics_address", b"metrics_address", "running_operations", b"running_operations", "s5cmd_version", b"s5cmd_version", "start_time", b"start_time", "storage", b"storage", "version", b"version", "workspace_roots", b"workspace_roots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "engine", b"engine", "engine_reason", b"engine_reason", "engines", b"engines", "format_version", b"format_version", "host", b"host", "metrics_address", b"metrics_address", "running_operations", b"running_operations", "s5cmd_version", b"s5cmd_version", "start_time", b"start_time", "storage", b"storage", "version", b"version", "workers", b"workers", "workers_reason", b"workers_reason", "workspace_roots", b"workspace_roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
-from controller_client import convert, model
+from controller_client import convert, engines, model
 
 TABLES: list[tuple[dict[int, Any], type[enum.Enum], Any]] = [
     (convert.KINDS, model.OperationKind, pb.OperationKind),
@@ -23,6 +23,7 @@ TABLES: list[tuple[dict[int, Any], type[enum.Enum], Any]] = [
     (convert.CHUNK_KINDS, model.ChunkKind, pb.ChunkKind),
     (convert.ENTRY_TYPES, model.EntryType, pb.EntryType),
     (convert.PROVIDERS, model.Provider, pb.Provider),
+    (convert.DIRECTIONS, engines.Direction, pb.Direction),
 ]
 
 

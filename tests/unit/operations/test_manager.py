@@ -16,6 +16,7 @@ from agent.errors import OperationNotFoundError, ShuttingDownError
 from agent.events import Completed, OperationKind, OperationState, StateChanged, WarningRaised
 from agent.operations.journal import Journal
 from agent.operations.manager import OperationManager
+from agent.operations.measured import MeasuredStores
 from agent.operations.order import (
     Order,
     RestoreOrder,
@@ -42,7 +43,11 @@ class Agent:
             storage=StorageConfig(provider=Provider.LOCAL, endpoint=str(folder)),
         )
         self.manager = OperationManager(
-            config, self.journal, lambda name, kind, logged: self.observed.append((name, kind, logged)), lock
+            config,
+            self.journal,
+            lambda name, kind, logged: self.observed.append((name, kind, logged)),
+            lock,
+            MeasuredStores(str(folder)),
         )
 
     async def left_running(

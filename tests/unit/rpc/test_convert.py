@@ -26,6 +26,7 @@ TABLES: list[tuple[Mapping[Any, int], type[enum.Enum], Any, str]] = [
     (convert.STATES, events.OperationState, pb.OperationState, "OPERATION_STATE_"),
     (convert.STAGES, events.Stage, pb.Stage, "STAGE_"),
     (convert.CAUSES, events.Cause, pb.Cause, "CAUSE_"),
+    (convert.DIRECTIONS, events.Direction, pb.Direction, "DIRECTION_"),
     (convert.CHUNK_KINDS, events.ChunkKind, pb.ChunkKind, "CHUNK_KIND_"),
     (convert.ENTRY_TYPES, EntryType, pb.EntryType, "ENTRY_TYPE_"),
 ]

@@ -1,0 +1,46 @@
+"""What is known of an agent's transfer engines, as plain typed data. Rates are bytes a second."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Direction(enum.Enum):
+    """Which way chunks move."""
+
+    UNKNOWN = "unknown"
+    UPLOAD = "upload"
+    DOWNLOAD = "download"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """How fast a transfer engine moved stored bytes in one direction.
+
+    Attributes:
+        engine: the engine.
+        direction: which way.
+        bytes_per_second: where two engines worked side by side (in operations other than benchmarks), they shared what
+            there was.
+        time_ns: when, since 1970-01-01 UTC.
+        cpu_seconds_per_gb: what 10**9 bytes cost the processors of the agent's machine; 0 if that was not measured.
+        operation: the operation that measured it.
+    """
+
+    engine: str
+    direction: Direction
+    bytes_per_second: float
+    time_ns: int
+    cpu_seconds_per_gb: float = 0.0
+    operation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUse:
+    """The engine that the next operation takes in one direction ("auto": it is yet to find out), and why."""
+
+    direction: Direction
+    engine: str
+    reason: str
+    measurements: tuple[Measurement, ...] = ()
