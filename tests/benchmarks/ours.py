@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ class Gpusnap:
         certificate: what it must trust to reach the store.
     """
 
-    actions = (Action.SNAPSHOT, Action.RESTORE, Action.RESTORE_WEIGHTS)
+    actions = (Action.SNAPSHOT, Action.UNCHANGED, Action.RESTORE, Action.RESTORE_WEIGHTS)
 
     def __init__(self, engine: str, roots: Sequence[Path], certificate: Path | None = None) -> None:
         self.name = our_name(engine)
@@ -73,8 +74,9 @@ class Gpusnap:
     def perform(self, action: Action, job: Job) -> Usage:
         """Does it and measures it."""
         with SyncAgentClient(self._daemon.address) as client:
-            if action is Action.SNAPSHOT:
-                return self._measured(job, lambda: client.snapshot(str(job.workspace), storage=self._storage(job)))
+            if action in (Action.SNAPSHOT, Action.UNCHANGED):
+                start = functools.partial(client.snapshot, str(job.workspace), storage=self._storage(job))
+                return self._measured(job, start, is_unchanged=action is Action.UNCHANGED)
             paths = [os.fsencode(path) for path in job.contents.weights] if action is Action.RESTORE_WEIGHTS else []
             target = str(job.target(action))
             snapshot = self._saved[job.folder]
@@ -88,7 +90,7 @@ class Gpusnap:
         shutil.rmtree(self._staging, ignore_errors=True)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _measured(self, job: Job, start: Callable[[], SyncOperationHandle]) -> Usage:
+    def _measured(self, job: Job, start: Callable[[], SyncOperationHandle], is_unchanged: bool = False) -> Usage:
         try:
             with AgentWatch(self._daemon.pid, self._staging, self._daemon.tcp_address) as watch:
                 result = start().result()
@@ -96,6 +98,8 @@ class Gpusnap:
             raise ToolError(str(error)) from error
         if result.warnings:
             raise ToolError(f"completed with {result.warnings} warnings: the workspace must not change meanwhile")
+        if is_unchanged and (result.chunks_transferred or result.unchanged_files < result.totals.files):
+            raise ToolError(f"only {result.unchanged_files} of {result.totals.files} files were found unchanged")
         self._saved[job.folder] = result.snapshot_id
         return watch.usage
 

@@ -51,6 +51,8 @@ class Rival(ABC):
         """Does it and measures it."""
         if action is Action.SNAPSHOT:
             return self.snapshot(job)
+        if action is Action.UNCHANGED:
+            return self.snapshot_again(job)
         target = job.target(action)
         target.mkdir()
         return self.restore(job, target)
@@ -61,6 +63,10 @@ class Rival(ABC):
     @abstractmethod
     def snapshot(self, job: Job) -> Usage:
         """Saves the workspace."""
+
+    def snapshot_again(self, job: Job) -> Usage:
+        """Saves the workspace once more, unchanged."""
+        raise NotImplementedError(f"{self.name} is not measured in this")
 
     @abstractmethod
     def restore(self, job: Job, target: Path) -> Usage:
@@ -77,18 +83,22 @@ class Rival(ABC):
 
 
 class Restic(Rival):
-    """restic with its defaults; a restore begins with an empty cache, as on a new machine."""
+    """restic with its defaults; a restore begins with an empty cache, as on a new machine, a second backup does not."""
 
     key = "restic"
     name = "restic"
     programs = ("restic",)
     version_command = ("restic", "version")
     needs = "listings"
+    actions = (Action.SNAPSHOT, Action.UNCHANGED, Action.RESTORE)
 
     def snapshot(self, job: Job) -> Usage:
-        environment = self._environment(job, "cache-backup")
-        self._run(job, ["restic", "init", "--quiet"], environment=environment)
-        return self._run(job, ["restic", "backup", "--quiet", "."], job.workspace, environment)
+        self._run(job, ["restic", "init", "--quiet"], environment=self._environment(job, "cache-backup"))
+        return self.snapshot_again(job)
+
+    def snapshot_again(self, job: Job) -> Usage:
+        command = ["restic", "backup", "--quiet", "."]
+        return self._run(job, command, job.workspace, self._environment(job, "cache-backup"))
 
     def restore(self, job: Job, target: Path) -> Usage:
         command = ["restic", "restore", "latest", "--quiet", "--target", str(target)]

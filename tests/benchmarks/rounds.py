@@ -86,7 +86,9 @@ def compete(tools: Sequence[Tool], store: Store, case: Case, rounds: int, folder
             try:
                 with store.bucket() as bucket:
                     job = Job(case.workspace, case.contents, case.chunks, bucket, job_folder)
-                    _take_turn(tool, job, number, outcome, verifier)
+                    finds_parents = store.complete or not tool.uses_store
+                    left_out = () if finds_parents else (Action.UNCHANGED,)
+                    _take_turn(tool, job, number, outcome, verifier, left_out)
             except ToolError as error:
                 outcome.skipped.append(Skipped(tool.name, f"failed in round {number}: {error}"))
                 left.remove(tool)
@@ -101,9 +103,12 @@ def chunk_files(tool: Tool, workspace: Path, contents: Contents, folder: Path) -
     return folder / "repository" / "chunks"
 
 
-def _take_turn(tool: Tool, job: Job, number: int, outcome: Outcome, verifier: Verifier) -> None:
+def _take_turn(
+    tool: Tool, job: Job, number: int, outcome: Outcome, verifier: Verifier, left_out: Sequence[Action]
+) -> None:
     for action in tool.actions:
-        if action is Action.RESTORE_WEIGHTS and not job.contents.weights:
+        has_nothing = action is Action.RESTORE_WEIGHTS and not job.contents.weights
+        if has_nothing or action in left_out:
             continue
         os.sync()
         usage = tool.perform(action, job)

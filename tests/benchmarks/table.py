@@ -83,8 +83,7 @@ def workspace_targets(found: Summaries, weight_bytes: int) -> list[Target]:
     ours = ours_of({key: summary.seconds for key, summary in found.items()})
 
     def ratio(a: str, b: str, action: Action) -> float | None:
-        upper, lower = found.get((a, action)), found.get((b, action))
-        return upper.seconds / lower.seconds if upper and lower else None
+        return _ratio(found, a, b, action)
 
     weights = found.get((ours, Action.RESTORE_WEIGHTS))
     per_gb = weights.client_cpu_seconds / (weight_bytes / GB) if weights and weight_bytes else None
@@ -110,11 +109,14 @@ def small_file_targets(found: Summaries, files: int) -> list[Target]:
 
 
 def common_targets(found: Summaries) -> list[Target]:
-    """Returns what must hold for every engine of gpusnap in every action."""
+    """Returns what must hold of every workspace, and of every engine of gpusnap in every action."""
+    compared = ours_of({key: summary.seconds for key, summary in found.items()})
     ours = [summary for (tool, _), summary in found.items() if tool.startswith(our_name(""))]
     memory = max((summary.peak_memory_bytes / MIB for summary in ours), default=None)
     health = max((summary.health_p99_seconds * 1000 for summary in ours if summary.health_p99_seconds), default=None)
+    unchanged = _ratio(found, "restic", compared, Action.UNCHANGED)
     return [
+        Target("restic backup / ours, unchanged", unchanged, 4.0, at_most=False),
         Target("peak memory of the process tree, MiB", memory, 600, at_most=True),
         Target("health p99, ms", health, 50, at_most=True),
     ]
@@ -166,6 +168,11 @@ def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
     """Yields what was left out, and why."""
     for each in skipped:
         yield f"skipped: {each.tool}: {each.reason}"
+
+
+def _ratio(found: Summaries, a: str, b: str, action: Action) -> float | None:
+    upper, lower = found.get((a, action)), found.get((b, action))
+    return upper.seconds / lower.seconds if upper and lower else None
 
 
 def _summary(samples: Sequence[Sample], seconds: float, ours: float | None) -> Summary:

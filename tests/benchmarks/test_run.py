@@ -22,5 +22,6 @@ def test_the_benchmark_measures_and_reports(tmp_path: Path, capsys: pytest.Captu
     measured = {(sample["tool"], sample["action"]) for sample in section["samples"]}
     tools = ("gpusnap, s5cmd", "gpusnap, directory", "s5cmd cp")
     assert {(tool, action) for tool in tools for action in ("snapshot", "restore")} <= measured
+    assert {("gpusnap, s5cmd", "unchanged"), ("gpusnap, directory", "unchanged")} <= measured
     assert [target["value"] for target in section["targets"] if "s5cmd cp" in target["name"]] != [None, None]
     assert not list((tmp_path / "cache").glob("run-*")), "what it made is gone"

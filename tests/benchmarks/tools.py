@@ -13,9 +13,14 @@ from tests.benchmarks.workspace import Contents
 
 
 class Action(enum.Enum):
-    """What is measured. ``RESTORE_WEIGHTS`` brings back the safetensors files of the workspace alone."""
+    """What is measured.
+
+    ``UNCHANGED`` saves the workspace once more on the same machine, ``RESTORE_WEIGHTS`` brings back its safetensors
+    files alone.
+    """
 
     SNAPSHOT = "snapshot"
+    UNCHANGED = "unchanged"
     RESTORE = "restore"
     RESTORE_WEIGHTS = "restore weights"
 

@@ -35,6 +35,8 @@ SAMPLES = [
     _sample("gpusnap, stream", Action.RESTORE, 5.0, memory=700 * MIB),
     _sample("gpusnap, stream", Action.RESTORE_WEIGHTS, 2.0, cpu=1.5),
     _sample("gpusnap, directory", Action.RESTORE, 3.0),
+    _sample("gpusnap, stream", Action.UNCHANGED, 0.5),
+    _sample("restic", Action.UNCHANGED, 2.5),
     _sample("restic", Action.RESTORE, 20.0),
     _sample("s5cmd cp", Action.RESTORE, 4.0),
 ]
@@ -73,6 +75,7 @@ def test_targets_are_ratios_of_medians() -> None:
     assert values["engine s5cmd restore / engine stream restore"] == (1.2, "reached")
     assert values["client CPU s per GB of weights restored"] == (0.75, "reached")
     assert values["restic backup / ours"] == (None, "not measured")
+    assert values["restic backup / ours, unchanged"] == (5.0, "reached")
     assert values["peak memory of the process tree, MiB"] == (700.0, "missed")
     assert values["health p99, ms"][1] == "reached"
 
