@@ -56,6 +56,26 @@ def map_file(fd: int, offset: int, size: int) -> mmap.mmap:
     return mmap.mmap(fd, size, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ, offset=offset)
 
 
+class Mappings:
+    """Maps what the descriptors that come with tasks lead to: shared memory, which comes again and again, only once."""
+
+    def __init__(self) -> None:
+        self._memories: dict[tuple[int, int], memoryview] = {}
+
+    def view(self, fd: int, offset: int, size: int) -> memoryview:
+        """Returns bytes as ``map_file`` does; the descriptor may be closed then."""
+        if size == 0:
+            return memoryview(b"")
+        facts = os.fstat(fd)
+        if facts.st_nlink:
+            return memoryview(map_file(fd, offset, size))
+        identity = facts.st_dev, facts.st_ino
+        if identity not in self._memories:
+            # Without MAP_POPULATE: other workers use most of it.
+            self._memories[identity] = memoryview(mmap.mmap(fd, facts.st_size, mmap.MAP_SHARED, mmap.PROT_READ))
+        return self._memories[identity][offset : offset + size]
+
+
 def _ask_for_huge_pages(mapping: mmap.mmap) -> None:
     try:
         mapping.madvise(mmap.MADV_HUGEPAGE)

@@ -10,7 +10,7 @@ import msgspec
 
 from agent.errors import GpusnapError, describe
 from agent.pipeline.local_errors import local_error
-from agent.pipeline.memory import map_file
+from agent.pipeline.memory import Mappings
 from agent.pipeline.warnings import Warnings
 from agent.pipeline.worker_process import WorkerDiedError, own_connection, received
 from agent.repository.manifest_reader import read_local
@@ -30,10 +30,11 @@ def main() -> int:
     try:
         message, (root_fd, work_fd) = connection.receive()
         worker = _chunk_writer(msgspec.msgpack.decode(message, type=Setup), Folders(root_fd, work_fd))
+        mappings = Mappings()
         while True:
             message, descriptors = connection.receive()
             with received(descriptors):
-                answer = _answer(worker, tasks.decode(message), descriptors)
+                answer = _answer(worker, tasks.decode(message), mappings, descriptors)
             connection.send(msgspec.msgpack.encode(answer))
     except WorkerDiedError:
         return 0
@@ -49,9 +50,9 @@ def _chunk_writer(setup: Setup, folders: Folders) -> ChunkWriter:
     return ChunkWriter(manifest, selection, writer, keeper, setup.comparing, warnings, lambda: None)
 
 
-def _answer(worker: ChunkWriter, placed: PlacedTask, descriptors: Sequence[int]) -> Answer:
+def _answer(worker: ChunkWriter, placed: PlacedTask, mappings: Mappings, descriptors: Sequence[int]) -> Answer:
     try:
-        stored = memoryview(map_file(descriptors[0], placed.offset, placed.size) if placed.size else b"")
+        stored = mappings.view(descriptors[0], placed.offset, placed.size) if placed.size else memoryview(b"")
         return worker.write(placed.task, stored)
     except GpusnapError as error:
         return Refused(describe(error))
