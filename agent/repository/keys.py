@@ -9,7 +9,9 @@ import time
 REPOSITORY = "repository.json"
 SNAPSHOTS = "snapshots/"
 CHUNKS = "chunks/"
+RUNNING = "running/"
 
+_CHUNK = re.compile(r"chunks/([0-9a-f]{2})/([0-9a-f]{64})")
 _SNAPSHOT_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 
 
@@ -17,6 +19,17 @@ def chunk(chunk_id: bytes) -> str:
     """Returns the key of a chunk (32 bytes of id)."""
     name = chunk_id.hex()
     return f"{CHUNKS}{name[:2]}/{name}"
+
+
+def chunk_id(key: str) -> bytes | None:
+    """Returns the id of the chunk with this key; ``None`` if it is no chunk's."""
+    match = _CHUNK.fullmatch(key)
+    return bytes.fromhex(match[2]) if match and match[2].startswith(match[1]) else None
+
+
+def running(snapshot_id: str) -> str:
+    """Returns the key of the marker of a snapshot that is being made."""
+    return f"{RUNNING}{snapshot_id}"
 
 
 def manifest(snapshot_id: str) -> str:

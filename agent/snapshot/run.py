@@ -26,6 +26,8 @@ from agent.repository.tar import END_OF_ARCHIVE
 from agent.snapshot.assembly import Assembly, KeptPiece, SnapshotWarnings
 from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.filters import Filter
+from agent.snapshot.found import FoundChunks
+from agent.snapshot.interrupted import Interrupted, Marker
 from agent.snapshot.known import read_known
 from agent.snapshot.packer import LargeFile, Packer, PackTask, SegmentTask
 from agent.snapshot.parent import open_parent
@@ -134,13 +136,19 @@ class _Snapshot:
     def _run(self, root_fd: int, chosen: Filter) -> OperationResult:
         request = self._request
         manifest_path = os.path.join(request.staging_dir, "manifest")
+        store = self._repository.store
         self._emit(Begun(self._id))
+        interrupted = Interrupted(store, self._id, Marker(self._host, request.workspace))
+        begun_ns = interrupted.begin()
         known = read_known(self._repository, self._host, request.workspace, self._warnings)
         before = "" if request.full else known.parent
         parent = open_parent(self._repository, before, manifest_path + ".parent", self._warnings)
         scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings, parent)
         scan = ScanAhead(scanner, parent, self._crew, self._meter, self._emit)
-        sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._occupations, self._emit)
+        found = FoundChunks(store, begun_ns, self._crew) if begun_ns is not None else None
+        if found is not None:
+            self._crew.start("find", found.run)
+        sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._occupations, self._emit, found)
         with open(manifest_path, "xb") as file:
             writer = ManifestWriter(file, parent.manifest if parent is not None else None)
             assembly = Assembly(writer, self._allowance, self._warnings)
@@ -156,6 +164,7 @@ class _Snapshot:
                 writer.finish(summary, table, self._warnings.kept)
         with watch:
             self._commit(manifest_path, table)
+            interrupted.end()
         self._meter.add(Stage.COMMIT, os.path.getsize(manifest_path), busy_seconds=watch.seconds)
         self._warnings.emit(self._emit)
         account = account_of(self._engine, self._request.storage, self._request.transfer)

@@ -16,6 +16,7 @@ from agent.pipeline.occupation import Occupations
 from agent.repository import keys
 from agent.repository.frame import Encoder, max_stored_size
 from agent.repository.model import Chunk
+from agent.snapshot.found import FoundChunks
 from agent.snapshot.task import Stored
 from agent.storage.engine import Outgoing, TransferEngine, TransferReport
 
@@ -36,6 +37,7 @@ class ChunkSink:
 
     Args:
         known: chunks that committed snapshots of the repository have, with their stored sizes.
+        found: chunks that interrupted snapshots have stored; ``None`` if there are none.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class ChunkSink:
         meter: Meter,
         occupations: Occupations,
         emit: Emit,
+        found: FoundChunks | None = None,
     ) -> None:
         self._engine = engine
         self._crew = crew
         self._meter = meter
         self._occupations = occupations
         self._emit = emit
+        self._found = found
         self._lock = threading.Lock()
         self._stored_sizes: dict[bytes, int] = dict(known)
         self._uploads = Allowance(crew, UPLOADS_AT_ONCE)
@@ -128,7 +132,13 @@ class ChunkSink:
 
     def _known(self, chunk: ChunkRef) -> int | None:
         with self._lock:
-            return self._stored_sizes.get(chunk.id)
+            size = self._stored_sizes.get(chunk.id)
+        if size is None and self._found is not None:
+            size = self._found.size(chunk.id, chunk.raw_size)
+            if size is not None:
+                with self._lock:
+                    size = self._stored_sizes.setdefault(chunk.id, size)
+        return size
 
     def _reused(self, chunk: ChunkRef, stored_size: int, busy_seconds: float) -> None:
         self._meter.add(Stage.COMPRESS, chunk.raw_size, busy_seconds=busy_seconds)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +14,11 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
+from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from agent.operations.recovery import CONTINUATIONS
 from tests.support.daemon import Daemon, descendants
-from tests.support.processes import is_running, wait_until
+from tests.support.processes import children_called, is_running, wait_until
 from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import SECONDS, connected, error_info, restore, snapshot, states, watch
 from tests.support.seaweed import SeaweedServer
@@ -108,9 +112,29 @@ def warnings(events: list[pb.Event]) -> list[str]:
     return [event.warning.reason for event in events if event.HasField("warning")]
 
 
+def moved(events: list[pb.Event]) -> list[str]:
+    """Returns the large chunks that went over the link."""
+    finished = [event.chunk_finished for event in events if event.HasField("chunk_finished")]
+    return [chunk.chunk_id for chunk in finished if chunk.raw_bytes >= LARGE and not chunk.reused]
+
+
+def is_moved_once(before: list[pb.Event], after: list[pb.Event]) -> None:
+    """What was confirmed before does not move again, but one chunk for the only worker."""
+    assert moved(before)
+    assert len(set(moved(before)) & set(moved(after))) <= 1
+    assert len(moved(before) + moved(after)) <= FILES + 1
+
+
 def operation_process(agent: Daemon) -> int:
-    """Returns the process of the only operation; its children come later."""
-    return min(descendants(agent.pid))
+    """Returns the process of the only operation once it runs its own program."""
+    wait_until(lambda: any(map(is_operation, descendants(agent.pid))), "the operation's process")
+    return next(filter(is_operation, descendants(agent.pid)))
+
+
+def is_operation(process: int) -> bool:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return b"agent.operations.worker" in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    return False
 
 
 def restart(agent: Daemon, link: Proxy, number: int = signal.SIGKILL) -> None:
@@ -138,6 +162,7 @@ def test_the_agent_is_killed(agent: Daemon, link: Proxy, models: Path) -> None:
         with connected(agent.address) as stub:
             again = snapshot(stub, request) if isinstance(request, pb.SnapshotRequest) else restore(stub, request)
         assert again[-1] == after[-1]
+        is_moved_once(before, after)
     is_brought_back(agent, models, target)
 
 
@@ -151,6 +176,7 @@ def test_the_operation_s_process_is_killed(agent: Daemon, link: Proxy, models: P
         after = to_its_end(agent, before)
         assert states(after) == ["SUCCEEDED"]
         assert warnings(after) == ["OPERATION_RETRIED"]
+        is_moved_once(before, after)
     is_brought_back(agent, models, target)
 
 
@@ -239,7 +265,6 @@ def test_an_agent_that_dies_of_it_again_and_again_gives_up(agent: Daemon, link: 
 
 
 def test_what_was_being_cancelled_is_not_continued(agent: Daemon, endless: list[pb.Event]) -> None:
-    wait_until(lambda: descendants(agent.pid), "the operation's process")
     worker = operation_process(agent)
     # One that does not listen, so that the cancellation is still going on.
     os.kill(worker, signal.SIGSTOP)
@@ -260,3 +285,50 @@ def test_an_agent_that_is_not_to_continue(agent: Daemon, link: Proxy, endless: l
     [last] = to_its_end(agent, endless)
     assert (last.completed.state, last.completed.error.reason) == (pb.OPERATION_STATE_FAILED, "WORKER_CRASHED")
     assert last.completed.error.hint == "repeat the request"
+
+
+def test_kills_at_random_moments(agent: Daemon, link: Proxy, models: Path) -> None:
+    seed = int(os.environ.get("GPUSNAP_TEST_SEED", random.randrange(1 << 32)))
+    print(f"GPUSNAP_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    target = agent.workspace_root / "target"
+    request: pb.SnapshotRequest | pb.RestoreRequest
+    for request in (saving(models), bringing(target)):
+        victims = ["agent", "operation", "s5cmd"]
+        chance.shuffle(victims)
+        link.default = SLOW
+        events: list[pb.Event] = []
+        for victim in victims:
+            with connected(agent.address) as stub:
+                events += some_events(stub, request, events, chance.randrange(2, 9))
+            kill(victim, agent)
+        link.default = Fault()
+        events += to_its_end(agent, events)
+        assert states(events)[-1] == "SUCCEEDED", events[-1]
+    is_brought_back(agent, models, target)
+
+
+def some_events(
+    stub: SnapshotAgentStub, request: pb.SnapshotRequest | pb.RestoreRequest, seen: list[pb.Event], count: int
+) -> list[pb.Event]:
+    """Starts an operation, or attaches to it again, and returns so many events, or those that come up to its end."""
+    if seen:
+        watching = pb.WatchOperationRequest(name=seen[0].operation, after_sequence=seen[-1].sequence)
+        return [one.event for one in itertools.islice(stub.WatchOperation(watching, timeout=SECONDS), count)]
+    if isinstance(request, pb.SnapshotRequest):
+        return [one.event for one in itertools.islice(stub.Snapshot(request, timeout=SECONDS), count)]
+    return [one.event for one in itertools.islice(stub.Restore(request, timeout=SECONDS), count)]
+
+
+def kill(victim: str, agent: Daemon) -> None:
+    """Kills the agent (and starts another one), the operation's process, or an s5cmd of it, if it is there."""
+    if victim == "agent":
+        agent.stop(signal.SIGKILL)
+        agent.start()
+        return
+    processes = descendants(agent.pid)
+    if victim == "s5cmd":
+        processes = set().union(*(children_called("s5cmd", process) for process in processes))
+    if processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(min(processes), signal.SIGKILL)

@@ -75,6 +75,7 @@ class Pipelines:
         exclude_caches: bool = False,
         one_file_system: bool = False,
         full: bool = False,
+        former: str = "",
         cancel: threading.Event | None = None,
         staging: Path | None = None,
     ) -> OperationResult:
@@ -91,6 +92,7 @@ class Pipelines:
             exclude_caches=exclude_caches,
             one_file_system=one_file_system,
             full=full,
+            former=former,
         )
         return snapshot.run(request, self.events.append, cancel or threading.Event())
 

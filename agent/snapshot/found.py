@@ -1,0 +1,80 @@
+"""Chunks that interrupted snapshots have stored, found by one listing while the next snapshot is being made."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+from agent.pipeline.crew import POLL_SECONDS, Crew
+from agent.repository import keys
+from agent.repository.frame import max_stored_size
+from agent.snapshot.interrupted import YOUNG_NS
+from agent.storage.store import Store
+
+LISTED_AT_ONCE = 1000
+"""Objects that a store lists with one request (S3's own limit)."""
+
+LISTING_SECONDS = 20.0
+"""How long the listing may take; what it has not come to by then is uploaded again."""
+
+FOUND_CHUNKS = 1 << 17
+"""Chunks that are remembered, about 200 bytes each; with packs of 16 MiB they are 2 TiB."""
+
+
+class FoundChunks:
+    """Young chunks in the store, whether a manifest names them or not. For any thread.
+
+    Keys are listed in the order of ids, so what the listing has passed is known before it ends.
+
+    Args:
+        store: the repository's.
+        now_ns: its clock.
+    """
+
+    def __init__(self, store: Store, now_ns: int, crew: Crew) -> None:
+        self._store = store
+        self._youngest_ns = now_ns - YOUNG_NS
+        self._crew = crew
+        self._changed = threading.Condition()
+        self._sizes: dict[bytes, int] = {}
+        self._passed = b""
+        self._ended = False
+
+    def run(self) -> None:
+        """Lists the chunks.
+
+        Raises:
+            GpusnapError: the store cannot be listed, or the crew stops.
+        """
+        deadline = time.monotonic() + LISTING_SECONDS
+        listing = self._store.list(keys.CHUNKS)
+        try:
+            while len(self._sizes) < FOUND_CHUNKS and time.monotonic() < deadline:
+                self._crew.check()
+                page = list(itertools.islice(listing, LISTED_AT_ONCE))
+                if not page:
+                    break
+                sizes = {keys.chunk_id(one.key): one.size for one in page if one.modified_ns > self._youngest_ns}
+                with self._changed:
+                    self._sizes.update((chunk_id, size) for chunk_id, size in sizes.items() if chunk_id is not None)
+                    self._passed = keys.chunk_id(page[-1].key) or self._passed
+                    self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def size(self, chunk_id: bytes, raw_size: int) -> int | None:
+        """Returns the stored size of a chunk, or ``None`` if it was not found; waits until the listing has passed it.
+
+        Raises:
+            CancelledError: the crew stops.
+        """
+        with self._changed:
+            while not self._ended and chunk_id > self._passed:
+                self._crew.check()
+                self._changed.wait(POLL_SECONDS)
+            size = self._sizes.get(chunk_id)
+        # What no chunk of these bytes can be was cut off, or is somebody else's: it is stored again.
+        return size if size is not None and 0 < size <= max_stored_size(raw_size) else None
