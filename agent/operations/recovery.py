@@ -76,10 +76,8 @@ def taking_up(request: Request, record: OperationRecord) -> Request:
     if not record.begun:
         return request
     if isinstance(request, RestoreRequest):
-        # "latest" may be another one by now, and what was written so far is of this one. It was not synced to the disk:
-        # a machine that went down may have kept the size and the time of a file and not its content.
-        checksum = request.checksum or record.continuations > 0
-        return msgspec.structs.replace(request, snapshot=record.begun, resume=True, checksum=checksum)
+        # "latest" may be another one by now, and what was written so far is of this one.
+        return msgspec.structs.replace(request, snapshot=record.begun, resume=True)
     return msgspec.structs.replace(request, former=record.begun) if isinstance(request, SnapshotRequest) else request
 
 
