@@ -19,6 +19,7 @@ from agent.repository import keys
 from agent.snapshot import found as found_module
 from agent.snapshot.interrupted import OLD_NS, YOUNG_NS, Marker
 from agent.storage.directory import DirectoryStore
+from agent.storage.store import ObjectInfo
 from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.trees import compare
 
@@ -130,6 +131,25 @@ def test_what_was_stored_is_not_moved_again(saved: Saved, monkeypatch: pytest.Mo
     assert len(saved.moved) == len({chunk.id for chunk in saved.pipelines.chunks(result.snapshot_id)}) - there
     assert saved.markers == []
     saved.check(result)
+
+
+def test_nothing_is_moved_before_the_listing_has_passed_it(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = saved.interrupt()
+    asked = threading.Event()
+    really_list, really_ask = DirectoryStore.list, found_module.FoundChunks.size
+
+    def late(store: DirectoryStore, prefix: str) -> Iterator[ObjectInfo]:
+        assert prefix != keys.CHUNKS or asked.wait(60)
+        return really_list(store, prefix)
+
+    def ask(found: found_module.FoundChunks, chunk_id: bytes, raw_size: int) -> int | None:
+        asked.set()
+        return really_ask(found, chunk_id, raw_size)
+
+    monkeypatch.setattr(DirectoryStore, "list", late)
+    monkeypatch.setattr(found_module.FoundChunks, "size", ask)
+    saved.save()
+    assert not saved.moved & before
 
 
 def test_another_machine_finds_it_too(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
