@@ -29,6 +29,9 @@ _M = TypeVar("_M", bound=Message)
 TAIL_SIZE = 64 << 10
 """Read at once from the end: holds trailer and footer of a manifest of up to about half a million entries."""
 
+READ_ATTEMPTS = 2
+"""How often a section is read that does not match its hash: the damage may be on the way."""
+
 MAX_SECTIONS = 1 << 17
 MAX_ENTRIES = 1 << 12
 MAX_CHUNK_ROWS = 1 << 15
@@ -176,14 +179,24 @@ class ManifestReader:
                 found.append(messages.warning_from_pb(item))
         return found
 
+    def check_hashes(self) -> None:
+        """Makes sure that every section is as it was written.
+
+        Raises:
+            DataLossError: one is not.
+        """
+        for index in (*self._entries, *self._chunks, *self._warnings):
+            self._stored(index)
+
     def _read(self, index: pb.SectionIndex) -> bytes:
         return layout.decompress(self._stored(index), index.raw_size)
 
     def _stored(self, index: pb.SectionIndex) -> bytes:
-        stored = self._read_at(index.offset, index.stored_size)
-        if blake3(stored).digest() != index.hash:
-            raise DataLossError("the manifest is damaged: a section does not match its hash")
-        return stored
+        for _ in range(READ_ATTEMPTS):
+            stored = self._read_at(index.offset, index.stored_size)
+            if blake3(stored).digest() == index.hash:
+                return stored
+        raise DataLossError("the manifest is damaged: a section does not match its hash")
 
 
 def _check_places(footer: pb.ManifestFooter, footer_offset: int) -> None:

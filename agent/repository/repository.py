@@ -6,9 +6,12 @@ RepositoryVersionError for a format that this version does not know.
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import msgspec
 
@@ -20,7 +23,7 @@ from agent.errors import (
     SnapshotNotFoundError,
 )
 from agent.repository import keys
-from agent.repository.manifest_reader import TAIL_SIZE, ManifestReader
+from agent.repository.manifest_reader import TAIL_SIZE, ManifestReader, read_local
 from agent.repository.model import (
     FORMAT_VERSION,
     MAX_CHUNK_SIZE,
@@ -39,6 +42,8 @@ MANIFESTS_PER_BATCH = 128
 
 INFO_SIZE = 64 << 10
 """Bytes of repository.json that are read at most; it has some 200."""
+
+_T = TypeVar("_T")
 
 _NULL = msgspec.Raw(b"null")
 
@@ -76,6 +81,9 @@ class Repository:
         Raises:
             RepositoryVersionError: another format version, or an encrypted repository.
         """
+        return _twice(self._info)
+
+    def _info(self) -> RepositoryInfo | None:
         try:
             raw = self._store.read(keys.REPOSITORY, 0, INFO_SIZE)
         except ObjectNotFoundError:
@@ -156,6 +164,9 @@ class Repository:
             SnapshotNotFoundError: there is no such snapshot.
             DataLossError: the manifest is damaged; the message names the snapshot.
         """
+        return _twice(lambda: self._manifest(snapshot_id))
+
+    def _manifest(self, snapshot_id: str) -> ManifestReader:
         key = keys.manifest(snapshot_id)
         try:
             tail, size = self._store.read_tail(key, TAIL_SIZE)
@@ -179,15 +190,25 @@ class Repository:
             raise DataLossError(f"the manifest of {snapshot_id} is that of {manifest.summary.id!r}")
 
     def download_manifest(self, snapshot_id: str, path: str) -> None:
-        """Writes a snapshot's manifest to a new local file.
+        """Writes a snapshot's manifest to a new local file; one that arrives damaged is fetched once more.
 
         Raises:
             SnapshotNotFoundError: there is no such snapshot.
+            DataLossError: it is damaged.
+            RepositoryVersionError: it is of an unknown format version.
         """
+        _twice(lambda: self._download_manifest(snapshot_id, path))
+
+    def _download_manifest(self, snapshot_id: str, path: str) -> None:
         try:
             self._store.download(keys.manifest(snapshot_id), path)
         except ObjectNotFoundError as error:
             raise self._not_found(snapshot_id) from error
+        try:
+            read_local(path).check_hashes()
+        except (DataLossError, RepositoryVersionError):
+            os.unlink(path)
+            raise
 
     def summary(self, snapshot_id: str) -> SnapshotSummary:
         """Returns the summary of one snapshot."""
@@ -241,3 +262,11 @@ class Repository:
 
     def _not_found(self, snapshot_id: str) -> SnapshotNotFoundError:
         return SnapshotNotFoundError(f"no snapshot in {self._store.location} is called {snapshot_id!r}")
+
+
+def _twice(read: Callable[[], _T]) -> _T:
+    """Reads something again that came damaged: the damage may be on the way."""
+    try:
+        return read()
+    except (DataLossError, RepositoryVersionError):
+        return read()

@@ -11,8 +11,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import botocore.exceptions
+import msgspec
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from agent.config.model import StorageConfig
 from agent.config.provider import ResolvedStorage
@@ -32,6 +35,8 @@ ONE_PUT_BYTES = 64 << 20
 
 UPLOAD_THREADS = 4
 CONNECTIONS = 16
+
+RANGE_NOT_SATISFIABLE = 416
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
@@ -86,23 +91,19 @@ class S3Store:
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """Yields every object whose key begins with ``prefix``, by ascending key."""
-        skip = len(self._full(""))
         for page in self._pages(Prefix=self._full(prefix)):
-            for item in page.get("Contents", ()):
-                if item["Key"][skip:]:  # a marker of the prefix itself is no object of the repository
-                    yield ObjectInfo(item["Key"][skip:], item["Size"], _epoch_ns(item["LastModified"]))
+            yield from page.objects
 
     def list_folders(self, prefix: str) -> Iterator[str]:
         """Yields the distinct next components below ``prefix``."""
         full = self._full(prefix)
         for page in self._pages(Prefix=full, Delimiter="/"):
-            for item in page.get("CommonPrefixes", ()):
-                yield item["Prefix"][len(full) :].rstrip("/")
+            for folder in page.folders:
+                yield folder[len(full) :].rstrip("/")
 
     def head(self, key: str) -> ObjectInfo:
         """Returns the facts about one object."""
-        answer = self._about(key, lambda client, where: client.head_object(**where))
-        return ObjectInfo(key, answer["ContentLength"], _epoch_ns(answer["LastModified"]))
+        return cast("ObjectInfo", self._about(key, lambda client, where: _facts(key, client.head_object(**where))))
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Returns ``length`` bytes from ``offset``, or all the rest."""
@@ -110,7 +111,7 @@ class S3Store:
             self.head(key)
             return b""
         if offset == 0 and length is None:
-            return self._body(key)[0]
+            return cast("bytes", self._about(key, lambda client, where: client.get_object(**where)["Body"].read()))
         end = "" if length is None else str(offset + length - 1)
         return self._range(key, f"bytes={offset}-{end}")[0]
 
@@ -129,7 +130,11 @@ class S3Store:
             def fetch() -> None:
                 nonlocal etag
                 where = {"Range": f"bytes={file.tell()}-", "IfMatch": etag} if file.tell() else {}
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._full(check_key(key)), **where)
+                answer = _get(self._client, Bucket=self._bucket, Key=self._full(check_key(key)), **where)
+                if answer is None:
+                    # The connection broke after the last byte, or the first answer said a wrong size.
+                    self._demand_size(key, file.tell())
+                    return
                 etag = answer["ETag"]
                 while piece := answer["Body"].read(PIECE_BYTES):
                     write_local(file, piece)
@@ -189,33 +194,48 @@ class S3Store:
             self.check()  # the answer to a HEAD does not say whether the object or the bucket is missing
             raise
 
-    def _body(self, key: str, **options: str) -> tuple[bytes, int]:
-        """Returns what a GET delivers, and the whole size of the object."""
+    def _range(self, key: str, wanted: str) -> tuple[bytes, int]:
+        """Returns a part of an object, and its whole size."""
 
-        def get(client: Any, where: dict[str, str]) -> tuple[bytes, int]:
-            answer = client.get_object(**where, **options)
+        def get(client: Any, where: dict[str, str]) -> tuple[bytes, int] | None:
+            answer = _get(client, **where, Range=wanted)
+            if answer is None:
+                return None
             data = cast("bytes", answer["Body"].read())
-            total = re.search(r"/(\d+)$", answer.get("ContentRange", ""))
+            total = re.search(r"/(\d{1,18})$", answer.get("ContentRange", ""))
             return data, int(total.group(1)) if total else len(data)
 
-        return cast("tuple[bytes, int]", self._about(key, get))
+        return cast("tuple[bytes, int] | None", self._about(key, get)) or (b"", self.head(key).size)
 
-    def _range(self, key: str, wanted: str) -> tuple[bytes, int]:
-        try:
-            return self._body(key, Range=wanted)
-        except _BeyondEndError:
-            return b"", self.head(key).size
+    def _demand_size(self, key: str, size: int) -> None:
+        actual = self.head(key).size
+        if size != actual:
+            failure = Failure(FailureKind.UNAVAILABLE, f"it came with {size} bytes, and has {actual}")
+            raise to_error(failure, self._where, self._full(key))
 
-    def _pages(self, **options: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, **options: str) -> Iterator[_Page]:
         token: dict[str, str] = {}
         while True:
-            page = self._try(
-                "", functools.partial(self._client.list_objects_v2, Bucket=self._bucket, **options, **token)
-            )
+            page = self._try("", functools.partial(self._page, {**options, **token}))
             yield page
-            if not page.get("IsTruncated"):
+            if not page.next:
                 return
-            token = {"ContinuationToken": page["NextContinuationToken"]}
+            token = {"ContinuationToken": page.next}
+
+    def _page(self, options: dict[str, str]) -> _Page:
+        answer = self._client.list_objects_v2(Bucket=self._bucket, **options)
+        # An answer that broke off before its body, or a page for people, would else look like an empty list.
+        is_truncated = answer["IsTruncated"]
+        skip = len(self._full(""))
+        return _Page(
+            objects=[
+                ObjectInfo(item["Key"][skip:], item["Size"], _epoch_ns(item["LastModified"]))
+                for item in answer.get("Contents", ())
+                if item["Key"][skip:]  # a marker of the prefix itself is no object of the repository
+            ],
+            folders=[item["Prefix"] for item in answer.get("CommonPrefixes", ())],
+            next=answer["NextContinuationToken"] if is_truncated else "",
+        )
 
     def _try(self, key: str, action: Callable[[], _T]) -> _T:
         def attempt() -> _T:
@@ -230,16 +250,24 @@ class S3Store:
         try:
             yield
         except _FOREIGN as error:
-            if isinstance(error, ClientError) and _status(error) == 416:
-                raise _BeyondEndError from error
             raise to_error(_failure(error), self._where, self._full(key) if key else "") from error
+        except _NOT_UNDERSTOOD as error:
+            failure = Failure(FailureKind.UNAVAILABLE, f"the store's answer cannot be understood: {error}")
+            raise to_error(failure, self._where, self._full(key) if key else "") from error
 
 
-class _BeyondEndError(Exception):
-    """The range that was asked for begins at or after the object's end."""
+class _Page(msgspec.Struct, frozen=True):
+    """One answer to the question for a list; ``next`` leads to the one after it, "" to none."""
+
+    objects: list[ObjectInfo]
+    folders: list[str]
+    next: str
 
 
-_FOREIGN = (BotoCoreError, ClientError)
+_FOREIGN = (BotoCoreError, ClientError, ResponseParserError, HTTPError)
+
+_NOT_UNDERSTOOD = (KeyError, ValueError, TypeError, AttributeError, RecursionError)
+"""What botocore and we stumble over when an answer lacks something, has nonsense in its place or leads in a circle."""
 
 _NO_CREDENTIALS = (
     botocore.exceptions.NoCredentialsError,
@@ -259,8 +287,9 @@ def open_client(storage: StorageConfig, resolved: ResolvedStorage, retry_seconds
         ignore_configured_endpoint_urls=True,
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        connect_timeout=min(CONNECT_SECONDS, max(retry_seconds, 1.0)),
-        read_timeout=min(READ_SECONDS, max(retry_seconds, 1.0)),
+        # Half of the time at most, so that a store which is silent leaves time for another try.
+        connect_timeout=min(CONNECT_SECONDS, max(retry_seconds / 2, 1.0)),
+        read_timeout=min(READ_SECONDS, max(retry_seconds / 2, 1.0)),
         retries={"mode": "standard", "total_max_attempts": 1},
         max_pool_connections=CONNECTIONS,
     )
@@ -284,6 +313,20 @@ def _upload_parts(client: Any, path: str, where: dict[str, str]) -> None:
         if isinstance(error.__context__, _FOREIGN):
             raise error.__context__ from error
         raise
+
+
+def _get(client: Any, **asked: str) -> Any:
+    """Returns the answer to a GET; ``None`` if the range that was asked for begins at or after the object's end."""
+    try:
+        return client.get_object(**asked)
+    except ClientError as error:
+        if "Range" in asked and _status(error) == RANGE_NOT_SATISFIABLE:
+            return None
+        raise
+
+
+def _facts(key: str, answer: dict[str, Any]) -> ObjectInfo:
+    return ObjectInfo(key, answer["ContentLength"], _epoch_ns(answer["LastModified"]))
 
 
 def _epoch_ns(when: datetime.datetime) -> int:

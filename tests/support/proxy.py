@@ -11,12 +11,13 @@ import ssl
 import struct
 import threading
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 
 import msgspec
 
 _PIECE = 64 << 10
 _ESTABLISHED = 1
+_STEP_SECONDS = 10.0
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -31,6 +32,7 @@ class Fault(msgspec.Struct, frozen=True):
         is_mute: the store gets the whole request, but no answer comes back.
         more_length: what is added to the answer's Content-Length.
         ignores_range: the Range header does not reach the store.
+        flip_at: the byte in which a bit is flipped on its way.
         piece_seconds: seconds before each piece of 64 KiB: a slow link.
         closes_after: the connection is closed after the answer, without saying so in it.
     """
@@ -43,6 +45,7 @@ class Fault(msgspec.Struct, frozen=True):
     is_mute: bool = False
     more_length: int = 0
     ignores_range: bool = False
+    flip_at: int = -1
     piece_seconds: float = 0.0
     closes_after: bool = False
 
@@ -58,6 +61,7 @@ class Seen:
     """One request that reached the proxy, and the bytes of its body or of its answer's body that were let through."""
 
     method: str
+    path: str
     headers: dict[str, str]
     passed: int = 0
 
@@ -80,6 +84,7 @@ class Proxy:
 
     Attributes:
         faults: one for each of the next requests; afterwards ``default``.
+        script: asked for the fault of each request that has none of these; ``None`` is ``default``.
         seen: the requests so far.
         connections: connections so far.
         open_connections: those that are open now.
@@ -89,6 +94,7 @@ class Proxy:
     def __init__(self, server: tuple[str, int], tls: ssl.SSLContext | None = None) -> None:
         self.faults: deque[Fault] = deque()
         self.default = Fault()
+        self.script: Callable[[Seen], Fault | None] = lambda seen: None
         self.seen: list[Seen] = []
         self.connections = self.open_connections = self.most_connections = 0
         self._server = server
@@ -96,7 +102,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -104,6 +111,14 @@ class Proxy:
     def endpoint(self) -> str:
         """The URL."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+
+    def down(self) -> None:
+        """Refuses connections and breaks the present ones, like a host without its server, until ``up``."""
+        self._do(self._stop_listening())
+
+    def up(self) -> None:
+        """Takes connections again."""
+        self._do(self._listen(socket.create_server(("127.0.0.1", self.port))))
 
     def close(self) -> None:
         """Takes no more connections and ends the present ones."""
@@ -113,20 +128,33 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(
-            asyncio.start_server(self._connected, sock=self._listener, ssl=self._tls)
-        )
+        self._loop.run_until_complete(self._listen(self._listener))
         self._loop.run_forever()
-        server.close()
+        if self._listening is not None:
+            self._listening.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
+    def _do(self, work: Coroutine[object, object, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(_STEP_SECONDS)
+
+    async def _listen(self, listener: socket.socket) -> None:
+        self._listening = await asyncio.start_server(self._connected, sock=listener, ssl=self._tls)
+
+    async def _stop_listening(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+        for writer in list(self._writers):
+            _reset(writer)
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.open_connections += 1
+        self._writers.add(writer)
         self.most_connections = max(self.most_connections, self.open_connections)
         try:
             while True:
@@ -135,13 +163,15 @@ class Proxy:
             pass
         finally:
             self.open_connections -= 1
+            self._writers.discard(writer)
             with contextlib.suppress(RuntimeError):
                 writer.close()
 
     async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        seen = Seen(head.split(b" ")[0].decode(), _headers(head))
-        fault = self.faults.popleft() if self.faults else self.default
+        method, path, _ = head.decode("latin-1").split(" ", 2)
+        seen = Seen(method, path, _headers(head))
+        fault = self.faults.popleft() if self.faults else self.script(seen) or self.default
         self.seen.append(seen)
         length = int(seen.headers.get("content-length", "0"))
         if fault.answer and fault.is_early:
@@ -180,12 +210,15 @@ class Proxy:
             if fault.is_mute:
                 await _until_closed(writer)
             answer_head = await store_reader.readuntil(b"\r\n\r\n")
-            size = 0 if seen.method == "HEAD" else int(_headers(answer_head).get("content-length", "0"))
+            headers = _headers(answer_head)
+            size = 0 if seen.method == "HEAD" else int(headers.get("content-length", "0"))
             if fault.more_length:
                 changed = f"content-length: {size + fault.more_length}".encode()
                 answer_head = re.sub(rb"(?i)content-length: *\d+", changed, answer_head)
             writer.write(answer_head)
-            async for piece in _pieces(store_reader, min(size, size + fault.more_length)):
+            is_chunked = headers.get("transfer-encoding") == "chunked" and seen.method != "HEAD"
+            body = _chunked(store_reader) if is_chunked else _pieces(store_reader, min(size, size + fault.more_length))
+            async for piece in body:
                 if length:
                     writer.write(piece)
                 else:
@@ -208,6 +241,9 @@ class Proxy:
         limit = max(fault.reset_after, fault.end_after, fault.stall_after)
         if fault.piece_seconds:
             await asyncio.sleep(fault.piece_seconds)
+        place = fault.flip_at - seen.passed
+        if 0 <= place < len(piece):
+            piece = piece[:place] + bytes([piece[place] ^ 1]) + piece[place + 1 :]
         room = len(piece) if limit < 0 else limit - seen.passed
         sink.write(piece[:room])
         await sink.drain()
@@ -233,6 +269,15 @@ async def _pieces(reader: asyncio.StreamReader, length: int) -> AsyncIterator[by
             raise _ClosedError
         length -= len(piece)
         yield piece
+
+
+async def _chunked(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Yields a body that comes in chunks, coded as it is."""
+    size = 1
+    while size:
+        line = await reader.readline()
+        size = int(line.split(b";")[0], 16)
+        yield line + await reader.readexactly(size + 2)
 
 
 async def _until_closed(writer: asyncio.StreamWriter) -> None:

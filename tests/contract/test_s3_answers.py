@@ -1,0 +1,131 @@
+"""Answers of an S3 store that are wrong or break off: an error that may be tried again, and never an empty list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from agent.config.model import Credentials, Provider, StorageConfig
+from agent.errors import DataLossError, ObjectNotFoundError, StorageUnavailableError
+from agent.repository import keys
+from agent.repository.repository import Repository
+from agent.storage.open import open_store
+from agent.storage.store import ObjectInfo, Store
+from tests.support.proxy import Fault, Proxy, answer
+from tests.support.seaweed import SeaweedServer
+
+LIST = """<?xml version="1.0"?><ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated>
+<Contents><Key>a</Key><Size>5</Size><LastModified>2026-11-23T11:05:12Z</LastModified></Contents></ListBucketResult>"""
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """Answers all by itself: there is no server behind it."""
+    made = Proxy(("127.0.0.1", 1))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def store(proxy: Proxy) -> Iterator[Store]:
+    storage = StorageConfig(
+        provider=Provider.CUSTOM, bucket="bucket", endpoint=proxy.endpoint, credentials=Credentials("id", "secret")
+    )
+    made = open_store(storage, retry_seconds=0.5)
+    yield made
+    made.close()
+
+
+def promised(body: str, size: int = 5000) -> bytes:
+    """Returns an answer that ends before the length that it says."""
+    return f"HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n{body}".encode()
+
+
+NO_LISTS = {
+    "cut before its body": promised(""),
+    "cut in its body": promised(LIST[:100]),
+    "cut chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+    "nothing": answer(200),
+    "a page for people": answer(200, "<html><body>Welcome to the hotel's network</body></html>"),
+    "another answer": answer(200, "<CopyObjectResult><ETag>x</ETag></CopyObjectResult>"),
+    "no XML": answer(200, "{}"),
+    "without the end": answer(200, LIST[:-30]),
+    "no size": answer(200, LIST.replace("<Size>5</Size>", "")),
+    "odd size": answer(200, LIST.replace(">5<", ">five<")),
+    "odd time": answer(200, LIST.replace("-11-", "-99-")),
+    "more without a token": answer(200, LIST.replace("false", "true")),
+    "moved in a circle": answer(301, Location="http://127.0.0.1:1/"),
+}
+
+
+def test_a_list_is_understood(proxy: Proxy, store: Store) -> None:
+    proxy.default = Fault(answer=answer(200, LIST))
+    assert list(store.list("")) == [ObjectInfo("a", 5, 1795431912000000000)]
+
+
+@pytest.mark.parametrize("case", NO_LISTS)
+def test_what_is_no_list_is_no_empty_one(proxy: Proxy, store: Store, case: str) -> None:
+    proxy.default = Fault(answer=NO_LISTS[case], closes_after=True)
+    for ask in (store.list, store.list_folders):
+        with pytest.raises(StorageUnavailableError):
+            list(ask(""))
+
+
+READS: dict[str, Callable[[Store], object]] = {
+    "read": lambda store: store.read("key"),
+    "range": lambda store: store.read("key", 1, 2),
+    "tail": lambda store: store.read_tail("key", 5),
+}
+
+
+@pytest.mark.parametrize("reading", READS)
+def test_bodies_that_break_off_are_no_objects(proxy: Proxy, store: Store, reading: str) -> None:
+    for body in ("", "abc"):
+        proxy.default = Fault(answer=promised(body), closes_after=True)
+        with pytest.raises(StorageUnavailableError):
+            READS[reading](store)
+
+
+def test_a_head_without_facts(proxy: Proxy, store: Store) -> None:
+    proxy.default = Fault(answer=answer(200))
+    with pytest.raises(StorageUnavailableError, match="cannot be understood"):
+        store.head("key")
+
+
+@pytest.fixture
+def real(seaweed: SeaweedServer, bucket: str) -> Iterator[tuple[Proxy, Store]]:
+    """A real store behind a proxy."""
+    server = urlsplit(seaweed.endpoint)
+    proxy = Proxy((str(server.hostname), int(server.port or 0)))
+    config = seaweed.storage_config(bucket)
+    store = open_store(StorageConfig(Provider.CUSTOM, bucket, "", proxy.endpoint, credentials=config.credentials), 5.0)
+    yield proxy, store
+    store.close()
+    proxy.close()
+
+
+def test_a_download_that_breaks_behind_its_last_byte(real: tuple[Proxy, Store], tmp_path: Path) -> None:
+    proxy, store = real
+    store.write("key", b"content")
+    for more in (1, -3):
+        path = tmp_path / str(more)
+        proxy.faults.append(Fault(more_length=more))
+        store.download("key", str(path))
+        # What was cut unseen is found by whoever knows the hash.
+        assert path.read_bytes() == b"content"[: 7 + min(more, 0)]
+    with pytest.raises(ObjectNotFoundError):
+        store.download("other", str(tmp_path / "other"))
+
+
+def test_damage_on_the_way_is_read_again(real: tuple[Proxy, Store]) -> None:
+    proxy, store = real
+    repository = Repository(store)
+    made = repository.ensure()
+    proxy.faults.append(Fault(flip_at=0))
+    assert repository.info() == made
+    store.write(keys.REPOSITORY, b"[]")
+    with pytest.raises(DataLossError):
+        repository.info()
