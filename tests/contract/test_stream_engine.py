@@ -262,7 +262,7 @@ def test_a_store_that_never_recovers_is_unavailable(make_engine: MakeEngine, pro
 
 
 def test_a_store_that_is_gone_is_unavailable(make_engine: MakeEngine, proxy: Proxy, data: bytes) -> None:
-    engine = make_engine(connections=2, retry_seconds=1.0)
+    engine = make_engine(connections=2, retry_seconds=4.0)
     fetch(engine, data)
     proxy.close()
     for _ in range(2):
