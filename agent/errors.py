@@ -269,6 +269,21 @@ class JournalError(GpusnapError):
     default_hint = "check the disk and the rights of [agent] state_dir"
 
 
+class DeadlinePassedError(GpusnapError):
+    """The store refused a request because its time was over: the operation was held up for too long."""
+
+    reason = "DEADLINE_PASSED"
+    retryable = True
+    default_hint = "repeat the request"
+
+
+class DeadlinesIgnoredError(GpusnapError):
+    """The store carries out requests whose time is over, so that nothing can be pruned safely."""
+
+    reason = "DEADLINES_IGNORED"
+    default_hint = "nothing was deleted: prune needs a store that refuses signed requests once they have expired"
+
+
 class TooManyRequestsError(GpusnapError):
     """More requests wait for the store than the agent holds."""
 

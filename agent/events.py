@@ -20,6 +20,7 @@ class OperationKind(enum.Enum):
     SNAPSHOT = "snapshot"
     RESTORE = "restore"
     VERIFY = "verify"
+    PRUNE = "prune"
 
 
 class OperationState(enum.Enum):
@@ -47,6 +48,7 @@ class Stage(enum.Enum):
     FINISH = "finish"
     INDEX = "index"
     VERIFY = "verify"
+    DELETE = "delete"
 
 
 class ChunkKind(enum.Enum):
@@ -211,6 +213,51 @@ class PresentReport(msgspec.Struct, frozen=True):
     copied_bytes: int
 
 
+class Garbage(msgspec.Struct, frozen=True):
+    """Chunks that nothing needs, or nothing that stays, and their bytes in the store."""
+
+    chunks: int = 0
+    bytes: int = 0
+
+
+class SnapshotVerdict(msgspec.Struct, frozen=True):
+    """What retention says about one snapshot: the reasons why it stays; one without a reason goes."""
+
+    snapshot_id: str
+    host: str
+    workspace: bytes
+    reasons: tuple[str, ...]
+
+
+class PruneReport(msgspec.Struct, frozen=True):
+    """What a prune did, or would do.
+
+    Attributes:
+        dry_run: whether it only looked.
+        grace_seconds: how long the repository keeps what nobody needs.
+        kept, removed: snapshots that stay and that went.
+        verdicts: of those that went, then of those that stay; the first 1000 at most.
+        freed: chunks that were deleted.
+        condemned: chunks that the next prune deletes after one grace, if still nobody needs them.
+        held: chunks that only deleted snapshots need; they are condemned once their grace is over.
+        litter: other objects that interrupted operations had left, and that were deleted.
+        minimum_storage_days: for how long the provider charges an object at least; 0 for no such time.
+        early: the chunks of ``freed`` that are younger than that.
+    """
+
+    dry_run: bool
+    grace_seconds: int
+    kept: int
+    removed: int
+    verdicts: tuple[SnapshotVerdict, ...] = ()
+    freed: Garbage = Garbage()
+    condemned: Garbage = Garbage()
+    held: Garbage = Garbage()
+    litter: int = 0
+    minimum_storage_days: int = 0
+    early: Garbage = Garbage()
+
+
 class OperationResult(msgspec.Struct, frozen=True):
     """What an operation did. ``occupation`` has the largest cause first: that one held it back.
 
@@ -234,6 +281,7 @@ class OperationResult(msgspec.Struct, frozen=True):
     occupation: tuple[Occupation, ...] = ()
     verify: VerifyReport | None = None
     present: PresentReport | None = None
+    prune: PruneReport | None = None
     unchanged_files: int = 0
     unchanged_bytes: int = 0
     measurements: tuple[Measurement, ...] = ()

@@ -41,6 +41,7 @@ _MAIN_STAGE: Mapping[OperationKind, Stage] = {
     OperationKind.SNAPSHOT: Stage.PACK,
     OperationKind.RESTORE: Stage.WRITE,
     OperationKind.VERIFY: Stage.VERIFY,
+    OperationKind.PRUNE: Stage.DELETE,
 }
 _SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _BYTES_PER_SECOND = (1e6, 1e7, 2.5e7, 5e7, 1e8, 2e8, 3e8, 5e8, 7.5e8, 1e9, 1.5e9, 2e9, 3e9, 5e9)

@@ -6,6 +6,7 @@ from controller_client.errors import AgentUnreachableError, DataLossError, Gpusn
 from controller_client.names import show_path
 from controller_client.operation import OperationHandle
 from controller_client.reattach import ReattachPolicy
+from controller_client.reports import KeepRules
 from controller_client.sync import SyncAgentClient, SyncOperationHandle
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "AgentUnreachableError",
     "DataLossError",
     "GpusnapError",
+    "KeepRules",
     "OperationHandle",
     "ReattachPolicy",
     "SyncAgentClient",

@@ -19,6 +19,7 @@ from controller_client.channel import open_channel
 from controller_client.errors import AgentUnreachableError
 from controller_client.operation import EventStream, OperationHandle
 from controller_client.reattach import Outage, ReattachPolicy
+from controller_client.reports import KEEP_ALL, KeepRules
 from controller_client.status import from_rpc_error
 
 if TYPE_CHECKING:
@@ -207,6 +208,46 @@ class AgentClient:
         )
         return await self._start(lambda: _events(self._stub.Verify(request)))
 
+    async def prune(
+        self,
+        rules: KeepRules = KEEP_ALL,
+        *,
+        hosts: Sequence[str] = (),
+        workspaces: Sequence[str] = (),
+        dry_run: bool = False,
+        storage: model.Storage | None = None,
+        request_id: str | None = None,
+    ) -> OperationHandle:
+        """Starts deleting what the repository does not need any more; without rules no snapshot.
+
+        The result's ``prune`` says what stays and why, what was freed, and what a later prune will free.
+
+        Args:
+            rules: which snapshots stay.
+            hosts: the hosts that the rules are for; empty for all.
+            workspaces: the workspaces that the rules are for; empty for all.
+            dry_run: only say what would be done.
+            storage: the repository; ``None`` for the agent's configured one.
+            request_id: an id that attaches to the operation it started before; ``None`` for a new operation.
+
+        Raises:
+            GpusnapError: the agent refused it; AgentUnreachableError if it could not be asked.
+        """
+        request = pb.PruneRequest(
+            request_id=request_id or new_request_id(),
+            keep_last=rules.last,
+            keep_hourly=rules.hourly,
+            keep_daily=rules.daily,
+            keep_weekly=rules.weekly,
+            keep_monthly=rules.monthly,
+            keep_within_seconds=rules.within_seconds,
+            hosts=hosts,
+            workspaces=workspaces,
+            dry_run=dry_run,
+            storage=convert.storage_message(storage),
+        )
+        return await self._start(lambda: _events(self._stub.Prune(request)))
+
     def watch(self, name: str, after_sequence: int = 0) -> OperationHandle:
         """Attaches to an operation, running or ended; only events after ``after_sequence`` come.
 
@@ -287,7 +328,7 @@ class AgentClient:
                 return
 
     async def delete_snapshot(self, snapshot: str, *, storage: model.Storage | None = None) -> str:
-        """Deletes a snapshot, named by its id or a unique prefix of it, and returns its id.
+        """Deletes a snapshot, named by its id or a unique prefix of it, and returns its id; `prune` frees its chunks.
 
         Raises:
             SnapshotNotFoundError, SnapshotAmbiguousError: the name fits none, or more than one.

@@ -157,6 +157,7 @@ def result(message: pb.Result) -> model.OperationResult:
         verify=_verify_report(message.verify) if message.HasField("verify") else None,
         present=_present_report(message.present) if message.HasField("present") else None,
         measurements=tuple(_measurement(item) for item in message.measurements),
+        prune=_prune_report(message.prune) if message.HasField("prune") else None,
     )
 
 
@@ -177,6 +178,29 @@ def _direction(number: int) -> engines.Direction:
 
 def _present_report(message: pb.PresentReport) -> reports.PresentReport:
     return reports.PresentReport(message.kept_files, message.kept_bytes, message.copied_bytes)
+
+
+def _prune_report(message: pb.PruneReport) -> reports.PruneReport:
+    return reports.PruneReport(
+        dry_run=message.dry_run,
+        grace_seconds=message.grace_seconds,
+        kept=message.kept,
+        removed=message.removed,
+        verdicts=tuple(
+            reports.SnapshotVerdict(item.snapshot_id, item.host, item.workspace, tuple(item.reasons))
+            for item in message.verdicts
+        ),
+        freed=_garbage(message.freed),
+        condemned=_garbage(message.condemned),
+        held=_garbage(message.held),
+        litter=message.litter,
+        minimum_storage_days=message.minimum_storage_days,
+        early=_garbage(message.early),
+    )
+
+
+def _garbage(message: pb.Garbage) -> reports.Garbage:
+    return reports.Garbage(message.chunks, message.bytes)
 
 
 def _verify_report(message: pb.VerifyReport) -> reports.VerifyReport:

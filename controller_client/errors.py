@@ -238,6 +238,19 @@ class JournalError(GpusnapError):
     default_reason = "JOURNAL_UNUSABLE"
 
 
+class DeadlinePassedError(GpusnapError):
+    """The store refused a request because its time was over: the operation was held up for too long."""
+
+    default_reason = "DEADLINE_PASSED"
+    default_retryable = True
+
+
+class DeadlinesIgnoredError(GpusnapError):
+    """The store carries out requests whose time is over, so that nothing can be pruned safely."""
+
+    default_reason = "DEADLINES_IGNORED"
+
+
 class TooManyRequestsError(GpusnapError):
     """More requests wait for the store than the agent holds."""
 

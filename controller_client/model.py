@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass, field
 
 from controller_client.engines import EngineUse, Measurement
-from controller_client.reports import PresentReport, VerifyReport
+from controller_client.reports import PresentReport, PruneReport, VerifyReport
 
 
 class OperationKind(enum.Enum):
@@ -21,6 +21,7 @@ class OperationKind(enum.Enum):
     SNAPSHOT = "snapshot"
     RESTORE = "restore"
     VERIFY = "verify"
+    PRUNE = "prune"
 
 
 class OperationState(enum.Enum):
@@ -55,6 +56,7 @@ class Stage(enum.Enum):
     FINISH = "finish"
     INDEX = "index"
     VERIFY = "verify"
+    DELETE = "delete"
 
 
 class Cause(enum.Enum):
@@ -314,6 +316,7 @@ class OperationResult:
     verify: VerifyReport | None = None
     present: PresentReport | None = None
     measurements: tuple[Measurement, ...] = ()
+    prune: PruneReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

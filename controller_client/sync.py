@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from controller_client import client, model
 from controller_client.operation import OperationHandle
 from controller_client.reattach import ReattachPolicy
+from controller_client.reports import KEEP_ALL, KeepRules
 
 _T = TypeVar("_T")
 _CLOSE_SECONDS = 10.0
@@ -163,6 +164,22 @@ class SyncAgentClient:
         """Starts looking whether everything that snapshots need is in the store; see ``AgentClient.verify``."""
         start = self._client.verify(
             snapshot, full=full, bytes_per_second=bytes_per_second, storage=storage, request_id=request_id
+        )
+        return SyncOperationHandle(self._loop, self._loop.run(start))
+
+    def prune(
+        self,
+        rules: KeepRules = KEEP_ALL,
+        *,
+        hosts: Sequence[str] = (),
+        workspaces: Sequence[str] = (),
+        dry_run: bool = False,
+        storage: model.Storage | None = None,
+        request_id: str | None = None,
+    ) -> SyncOperationHandle:
+        """Starts deleting what the repository does not need any more; see ``AgentClient.prune``."""
+        start = self._client.prune(
+            rules, hosts=hosts, workspaces=workspaces, dry_run=dry_run, storage=storage, request_id=request_id
         )
         return SyncOperationHandle(self._loop, self._loop.run(start))
 

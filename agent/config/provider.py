@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import msgspec
@@ -29,6 +31,14 @@ class ResolvedStorage(msgspec.Struct, frozen=True):
     endpoint_url: str
     region: str
     path_style: bool
+
+
+MINIMUM_STORAGE_DAYS: Mapping[Provider, int] = MappingProxyType({Provider.WASABI: 90})
+"""For how long a provider charges an object that is deleted sooner; those that are not here have no such time.
+
+Wasabi's pay-as-you-go price has it (wasabi.com/pricing). Amazon S3 has it only in its storage classes for what is
+seldom read, which no upload asks for; a lifecycle rule of the bucket may, and is not seen here.
+"""
 
 
 def resolve(storage: StorageConfig) -> ResolvedStorage:

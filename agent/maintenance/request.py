@@ -6,6 +6,26 @@ import msgspec
 
 from agent.config.model import StorageConfig, TransferConfig
 from agent.events import Measurement
+from agent.maintenance.retention import Rules
+
+
+class PruneRequest(msgspec.Struct, frozen=True, tag="prune"):
+    """Everything the process of a prune needs, checked by the daemon.
+
+    Attributes:
+        rules: which snapshots stay.
+        hosts, workspaces: the groups that the rules are for; empty for all.
+        dry_run: only say what would be done.
+        staging_dir: a folder of this operation's own; the daemon removes it afterwards.
+    """
+
+    rules: Rules
+    hosts: tuple[str, ...]
+    workspaces: tuple[bytes, ...]
+    dry_run: bool
+    staging_dir: str
+    storage: StorageConfig
+    transfer: TransferConfig = TransferConfig()
 
 
 class VerifyRequest(msgspec.Struct, frozen=True, tag="verify"):

@@ -19,8 +19,8 @@ from agent.errors import (
     PathNotAllowedError,
     PathNotFoundError,
 )
-from agent.maintenance.request import VerifyRequest
-from agent.operations.order import Order, RestoreOrder, SnapshotOrder, VerifyOrder, without_credentials
+from agent.maintenance.request import PruneRequest, VerifyRequest
+from agent.operations.order import Order, PruneOrder, RestoreOrder, SnapshotOrder, VerifyOrder, without_credentials
 from agent.operations.request import Request
 from agent.operations.storage_choice import choose_storage, is_inside
 from agent.restore.request import RestoreRequest
@@ -61,7 +61,9 @@ def check_order(order: Order, config: Config) -> Request:
         return _check_snapshot(order, config)
     if isinstance(order, RestoreOrder):
         return _check_restore(order, config)
-    return _check_verify(order, config)
+    if isinstance(order, VerifyOrder):
+        return _check_verify(order, config)
+    return _check_prune(order, config)
 
 
 def check_request_id(request_id: str) -> None:
@@ -153,6 +155,23 @@ def _check_verify(order: VerifyOrder, config: Config) -> VerifyRequest:
         snapshot=order.snapshot,
         full=order.full,
         bytes_per_second=order.bytes_per_second,
+        staging_dir="",
+        storage=choose_storage(order.storage, config),
+        transfer=config.transfer,
+    )
+
+
+def _check_prune(order: PruneOrder, config: Config) -> PruneRequest:
+    if order.rules.is_empty and (order.hosts or order.workspaces):
+        raise InvalidRequestError(
+            "hosts or workspaces are named, but no rule that says which of their snapshots stay",
+            hint="give a rule, such as keep_last, or name no hosts and workspaces",
+        )
+    return PruneRequest(
+        rules=order.rules,
+        hosts=order.hosts,
+        workspaces=tuple(workspace.encode() for workspace in order.workspaces),
+        dry_run=order.dry_run,
         staging_dir="",
         storage=choose_storage(order.storage, config),
         transfer=config.transfer,

@@ -10,6 +10,7 @@ import msgspec
 from agent.config.model import StorageConfig
 from agent.errors import JournalError
 from agent.events import OperationKind
+from agent.maintenance.retention import Rules
 from agent.restore.request import IfNotEmpty
 
 
@@ -48,7 +49,18 @@ class VerifyOrder(msgspec.Struct, frozen=True, tag="verify"):
     storage: StorageConfig | None = None
 
 
-Order = SnapshotOrder | RestoreOrder | VerifyOrder
+class PruneOrder(msgspec.Struct, frozen=True, tag="prune"):
+    """A prune that a caller asks for. The attributes are those of ``gpusnap.v1.PruneRequest``."""
+
+    request_id: str
+    rules: Rules = Rules()
+    hosts: tuple[str, ...] = ()
+    workspaces: tuple[str, ...] = ()
+    dry_run: bool = False
+    storage: StorageConfig | None = None
+
+
+Order = SnapshotOrder | RestoreOrder | VerifyOrder | PruneOrder
 """Whatever starts an operation."""
 
 _decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
@@ -57,6 +69,7 @@ _KINDS: Mapping[type[Order], OperationKind] = {
     SnapshotOrder: OperationKind.SNAPSHOT,
     RestoreOrder: OperationKind.RESTORE,
     VerifyOrder: OperationKind.VERIFY,
+    PruneOrder: OperationKind.PRUNE,
 }
 
 

@@ -16,6 +16,7 @@ import msgspec
 
 from agent.errors import GpusnapError, describe
 from agent.events import Emit, Failed, OperationResult, Succeeded, WorkerMessage
+from agent.maintenance.request import VerifyRequest
 from agent.operations.request import Request
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
@@ -76,9 +77,13 @@ def _run(request: Request, emit: Emit, cancel: threading.Event) -> OperationResu
         from agent.restore.run import run as run_restore
 
         return run_restore(request, emit, cancel)
-    from agent.maintenance.verify import run as run_verify
+    if isinstance(request, VerifyRequest):
+        from agent.maintenance.verify import run as run_verify
 
-    return run_verify(request, emit, cancel)
+        return run_verify(request, emit, cancel)
+    from agent.maintenance.prune import run as run_prune
+
+    return run_prune(request, emit, cancel)
 
 
 def _read_line(fd: int) -> bytes:

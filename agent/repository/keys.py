@@ -10,6 +10,7 @@ REPOSITORY = "repository.json"
 SNAPSHOTS = "snapshots/"
 CHUNKS = "chunks/"
 RUNNING = "running/"
+TRASH = "trash/"
 
 _CHUNK = re.compile(r"chunks/([0-9a-f]{2})/([0-9a-f]{64})")
 _SNAPSHOT_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
@@ -35,6 +36,11 @@ def running(snapshot_id: str) -> str:
 def manifest(snapshot_id: str) -> str:
     """Returns the key of a snapshot's manifest."""
     return f"{SNAPSHOTS}{snapshot_id}/manifest"
+
+
+def tombstone(snapshot_id: str) -> str:
+    """Returns the key of the manifest of a deleted snapshot."""
+    return f"{TRASH}{snapshot_id}/manifest"
 
 
 def chunk_list(snapshot_id: str) -> str:

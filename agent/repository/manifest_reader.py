@@ -84,17 +84,21 @@ class ManifestReader:
     def chunks(self) -> list[Chunk]:
         """Returns the whole chunk table, in archive order."""
         if self._table is None:
-            table: list[Chunk] = []
-            for index in self._chunks:
-                section = _parse(pb.ChunkSection(), self._read(index), MAX_CHUNK_ROWS)
-                for message in section.chunks:
-                    chunk = messages.chunk_from_pb(message)
-                    validate.check_chunk(chunk)
-                    table.append(chunk)
-                if len(table) > MAX_CHUNKS:
-                    raise DataLossError(f"the manifest is damaged: it has more than {MAX_CHUNKS} chunks")
-            self._table = table
+            self._table = list(self.each_chunk())
         return self._table
+
+    def each_chunk(self) -> Iterator[Chunk]:
+        """Yields the chunk table, in archive order; memory holds one section."""
+        count = 0
+        for index in self._chunks:
+            section = _parse(pb.ChunkSection(), self._read(index), MAX_CHUNK_ROWS)
+            count += len(section.chunks)
+            if count > MAX_CHUNKS:
+                raise DataLossError(f"the manifest is damaged: it has more than {MAX_CHUNKS} chunks")
+            for message in section.chunks:
+                chunk = messages.chunk_from_pb(message)
+                validate.check_chunk(chunk)
+                yield chunk
 
     def section_index(self, number: int) -> pb.SectionIndex:
         """Returns what the footer says about one section of entries."""

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ from agent.errors import (
     SnapshotNotFoundError,
 )
 from agent.repository import keys
+from agent.repository.grace import DEFAULT_SECONDS, LEAST_SECONDS, MOST_SECONDS, Grace
 from agent.repository.manifest_reader import TAIL_SIZE, ManifestReader, read_local
 from agent.repository.model import (
     FORMAT_VERSION,
@@ -49,13 +50,24 @@ _NULL = msgspec.Raw(b"null")
 
 
 class RepositoryInfo(msgspec.Struct, frozen=True):
-    """What repository.json says. ``encryption`` is for later versions: a reader of this one refuses it."""
+    """What repository.json says.
+
+    Attributes:
+        grace_seconds: how long what nobody needs is kept; a repository's own, so that all agents agree.
+        encryption: for later versions: a reader of this one refuses it.
+    """
 
     format_version: int
     id: str
     chunk_size: int
     created: str
+    grace_seconds: Annotated[int, msgspec.Meta(ge=LEAST_SECONDS, le=MOST_SECONDS)] = DEFAULT_SECONDS
     encryption: msgspec.Raw = _NULL
+
+    @property
+    def grace(self) -> Grace:
+        """The times that keep prune and running snapshots apart."""
+        return Grace(self.grace_seconds)
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -161,19 +173,28 @@ class Repository:
         """Opens a snapshot's manifest for reading by range.
 
         Raises:
-            SnapshotNotFoundError: there is no such snapshot.
+            SnapshotNotFoundError: there is no such snapshot; what is read later raises it too, if it was deleted then.
             DataLossError: the manifest is damaged; the message names the snapshot.
         """
-        return _twice(lambda: self._manifest(snapshot_id))
+        return _twice(lambda: self._open(snapshot_id, keys.manifest(snapshot_id)))
 
-    def _manifest(self, snapshot_id: str) -> ManifestReader:
-        key = keys.manifest(snapshot_id)
+    def deleted_manifest(self, snapshot_id: str) -> ManifestReader:
+        """Opens the manifest that a deleted snapshot has left in the trash; raises as ``manifest``."""
+        return _twice(lambda: self._open(snapshot_id, keys.tombstone(snapshot_id)))
+
+    def _open(self, snapshot_id: str, key: str) -> ManifestReader:
+        def read(offset: int, length: int) -> bytes:
+            try:
+                return self._store.read(key, offset, length)
+            except ObjectNotFoundError as error:
+                raise self._not_found(snapshot_id) from error
+
         try:
             tail, size = self._store.read_tail(key, TAIL_SIZE)
         except ObjectNotFoundError as error:
             raise self._not_found(snapshot_id) from error
         try:
-            reader = ManifestReader(lambda offset, length: self._store.read(key, offset, length), tail, size)
+            reader = ManifestReader(read, tail, size)
         except DataLossError as error:
             raise DataLossError(f"{snapshot_id}: {error.message}") from error
         self.check_identity(reader, snapshot_id)
@@ -237,15 +258,29 @@ class Repository:
         return found
 
     def delete_snapshot(self, snapshot_id: str) -> None:
-        """Deletes a snapshot, a damaged one too: its manifest first, so that nothing half-deleted is ever listed.
+        """Deletes a snapshot, a damaged one too; interrupted anywhere, the same call completes it.
+
+        The manifest is kept in the trash, where it protects its chunks for the grace, and deleted before anything else,
+        so that nothing half-deleted is ever listed.
 
         Raises:
             SnapshotNotFoundError: there is no such snapshot.
         """
-        if not self._is_committed(snapshot_id):
-            raise self._not_found(snapshot_id)
+        try:
+            self._store.copy(keys.manifest(snapshot_id), keys.tombstone(snapshot_id))
+        except ObjectNotFoundError as error:
+            if not self._is_half_deleted(snapshot_id):
+                raise self._not_found(snapshot_id) from error
         self._store.delete(keys.manifest(snapshot_id))
         self._store.delete(keys.chunk_list(snapshot_id))
+
+    def _is_half_deleted(self, snapshot_id: str) -> bool:
+        try:
+            self._store.head(keys.tombstone(snapshot_id))
+            self._store.head(keys.chunk_list(snapshot_id))
+        except ObjectNotFoundError:
+            return False
+        return True
 
     def _is_committed(self, snapshot_id: str) -> bool:
         try:

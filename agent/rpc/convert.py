@@ -1,22 +1,20 @@
-"""Between the agent's own values and the messages of the service. Pure."""
+"""From the agent's own values to the messages of the service. Pure."""
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from agent import events
-from agent.config.model import Credentials, Provider, StorageConfig
-from agent.errors import DamagedChunk, ErrorInfo, InvalidRequestError
-from agent.operations.order import RestoreOrder, SnapshotOrder, VerifyOrder
+from agent.config.model import Provider, StorageConfig
+from agent.errors import DamagedChunk, ErrorInfo
 from agent.operations.record import LoggedEvent, OperationRecord
 from agent.repository.model import Entry, EntryType, ManifestWarning, SnapshotSummary
-from agent.restore.request import IfNotEmpty
-from agent.rpc.errors import code_number, shown
+from agent.rpc.convert_reports import prune_report, verify_report
+from agent.rpc.errors import code_number
+from agent.rpc.text import shown, text_path
 from agent.storage.choice import Choice
 
 PROVIDERS: Mapping[Provider, pb.Provider.ValueType] = {
@@ -27,15 +25,11 @@ PROVIDERS: Mapping[Provider, pb.Provider.ValueType] = {
     Provider.LOCAL: pb.PROVIDER_LOCAL,
     Provider.CUSTOM: pb.PROVIDER_CUSTOM,
 }
-IF_NOT_EMPTY: Mapping[IfNotEmpty, pb.IfNotEmpty.ValueType] = {
-    IfNotEmpty.FAIL: pb.IF_NOT_EMPTY_FAIL,
-    IfNotEmpty.OVERWRITE: pb.IF_NOT_EMPTY_OVERWRITE,
-    IfNotEmpty.MIRROR: pb.IF_NOT_EMPTY_MIRROR,
-}
 KINDS: Mapping[events.OperationKind, pb.OperationKind.ValueType] = {
     events.OperationKind.SNAPSHOT: pb.OPERATION_KIND_SNAPSHOT,
     events.OperationKind.RESTORE: pb.OPERATION_KIND_RESTORE,
     events.OperationKind.VERIFY: pb.OPERATION_KIND_VERIFY,
+    events.OperationKind.PRUNE: pb.OPERATION_KIND_PRUNE,
 }
 STATES: Mapping[events.OperationState, pb.OperationState.ValueType] = {
     events.OperationState.PENDING: pb.OPERATION_STATE_PENDING,
@@ -61,6 +55,7 @@ STAGES: Mapping[events.Stage, pb.Stage.ValueType] = {
     events.Stage.FINISH: pb.STAGE_FINISH,
     events.Stage.INDEX: pb.STAGE_INDEX,
     events.Stage.VERIFY: pb.STAGE_VERIFY,
+    events.Stage.DELETE: pb.STAGE_DELETE,
 }
 CAUSES: Mapping[events.Cause, pb.Cause.ValueType] = {
     events.Cause.PROCESSOR: pb.CAUSE_PROCESSOR,
@@ -84,110 +79,14 @@ ENTRY_TYPES: Mapping[EntryType, pb.EntryType.ValueType] = {
     EntryType.BLOCK_DEVICE: pb.ENTRY_TYPE_BLOCK_DEVICE,
 }
 
-_Value = TypeVar("_Value", bound=enum.Enum)
-_Number = TypeVar("_Number", bound=int)
-
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 """What a Timestamp may hold (google/protobuf/timestamp.proto); file systems hold more."""
-
-# What comes in.
-
-
-def snapshot_order(request: pb.SnapshotRequest, configured: StorageConfig) -> SnapshotOrder:
-    """Returns the order that a request stands for.
-
-    Raises:
-        InvalidRequestError: an enum has a value that this agent does not know.
-    """
-    return SnapshotOrder(
-        request_id=request.request_id,
-        workspace=request.workspace,
-        exclude=tuple(request.exclude),
-        include=tuple(request.include),
-        exclude_caches=request.exclude_caches,
-        one_file_system=request.one_file_system,
-        full=request.full,
-        storage=storage(request.storage, configured) if request.HasField("storage") else None,
-    )
-
-
-def restore_order(request: pb.RestoreRequest, configured: StorageConfig) -> RestoreOrder:
-    """Returns the order that a request stands for.
-
-    Raises:
-        InvalidRequestError: an enum has a value that this agent does not know.
-    """
-    return RestoreOrder(
-        request_id=request.request_id,
-        snapshot=request.snapshot,
-        target=request.target,
-        if_not_empty=from_enum(IF_NOT_EMPTY, request.if_not_empty, IfNotEmpty.FAIL, "if_not_empty"),
-        paths=tuple(request.paths),
-        checksum=request.checksum,
-        storage=storage(request.storage, configured) if request.HasField("storage") else None,
-    )
-
-
-def verify_order(request: pb.VerifyRequest, configured: StorageConfig) -> VerifyOrder:
-    """Returns the order that a request stands for.
-
-    Raises:
-        InvalidRequestError: an enum has a value that this agent does not know.
-    """
-    return VerifyOrder(
-        request_id=request.request_id,
-        snapshot=request.snapshot,
-        full=request.full,
-        bytes_per_second=request.bytes_per_second,
-        storage=storage(request.storage, configured) if request.HasField("storage") else None,
-    )
-
-
-def storage(message: pb.Storage, configured: StorageConfig) -> StorageConfig:
-    """Returns the store that a request names; only an unset provider is taken from the configuration.
-
-    Raises:
-        InvalidRequestError: the provider has a value that this agent does not know.
-    """
-    keys = message.credentials
-    return StorageConfig(
-        provider=from_enum(PROVIDERS, message.provider, configured.provider, "storage.provider"),
-        bucket=message.bucket,
-        prefix=message.prefix,
-        endpoint=message.endpoint,
-        region=message.region,
-        credentials=Credentials(keys.access_key_id, keys.secret_access_key, keys.session_token)
-        if message.HasField("credentials")
-        else None,
-    )
-
-
-def from_enum(table: Mapping[_Value, _Number], number: int, unset: _Value, field: str) -> _Value:
-    """Returns the value for an enum's number; ``unset`` for 0.
-
-    Raises:
-        InvalidRequestError: the number is not in the table.
-    """
-    if number == 0:
-        return unset
-    for value, known in table.items():
-        if known == number:
-            return value
-    raise InvalidRequestError(f"{field} has the unknown value {number}")
-
-
-# What goes out.
 
 
 def timestamp(time_ns: int) -> Timestamp:
     """Returns nanoseconds since 1970-01-01 UTC as a Timestamp; years outside of 1 to 9999 become the nearest inside."""
     seconds, nanos = divmod(time_ns, 1_000_000_000)
     return Timestamp(seconds=min(max(seconds, _FIRST_SECOND), _LAST_SECOND), nanos=nanos)
-
-
-def text_path(path: bytes) -> str:
-    """Returns a path for a text field; bytes that are not UTF-8 are shown as ``\\xNN``."""
-    return path.decode("utf-8", "backslashreplace")
 
 
 def event(operation: str, logged: LoggedEvent) -> pb.Event:
@@ -328,6 +227,7 @@ def result(value: events.OperationResult) -> pb.Result:
         measurements=[measurement(item) for item in value.measurements],
         verify=verify_report(value.verify) if value.verify is not None else None,
         present=present_report(value.present) if value.present is not None else None,
+        prune=prune_report(value.prune) if value.prune is not None else None,
         unchanged_files=value.unchanged_files,
         unchanged_bytes=value.unchanged_bytes,
     )
@@ -336,13 +236,6 @@ def result(value: events.OperationResult) -> pb.Result:
 def present_report(value: events.PresentReport) -> pb.PresentReport:
     """Returns what the target of a restore held already."""
     return pb.PresentReport(kept_files=value.kept_files, kept_bytes=value.kept_bytes, copied_bytes=value.copied_bytes)
-
-
-def verify_report(value: events.VerifyReport) -> pb.VerifyReport:
-    """Returns what a verification found in order."""
-    return pb.VerifyReport(
-        full=value.full, snapshots=value.snapshots, chunks=value.chunks, stored_bytes=value.stored_bytes
-    )
 
 
 def measurement(value: events.Measurement) -> pb.Measurement:

@@ -10,6 +10,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from agent import errors
 from agent.errors import ErrorInfo, GpusnapError
+from agent.rpc.text import shown
 
 DOMAIN = "gpusnap"
 """The domain of every ErrorInfo."""
@@ -52,6 +53,8 @@ CODES: Mapping[type[GpusnapError], grpc.StatusCode] = {
     errors.CancelledError: _Code.CANCELLED,
     errors.WorkerCrashedError: _Code.UNAVAILABLE,
     errors.JournalError: _Code.INTERNAL,
+    errors.DeadlinePassedError: _Code.ABORTED,
+    errors.DeadlinesIgnoredError: _Code.FAILED_PRECONDITION,
     errors.TooManyRequestsError: _Code.RESOURCE_EXHAUSTED,
     errors.ShuttingDownError: _Code.UNAVAILABLE,
 }
@@ -69,11 +72,6 @@ def code_number(reason: str) -> int:
     """Returns the same as the number that google.rpc.Code gives it."""
     number: int = code_of(reason).value[0]
     return number
-
-
-def shown(text: str) -> str:
-    """Returns ``text`` fit for a protobuf string: file names that are not UTF-8 may have left surrogates in it."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def status_of(error: ErrorInfo) -> status_pb2.Status:

@@ -17,7 +17,7 @@ from agent.operations.manager import OperationManager
 from agent.operations.measured import MeasuredStores
 from agent.pipeline.workers import Workers, choose_workers, free_memory, usable_cores
 from agent.repository.model import FORMAT_VERSION
-from agent.rpc import convert
+from agent.rpc import convert, orders
 from agent.rpc.paging import fitting, make_token, page_size, read_number, read_text, read_token
 from agent.rpc.queries import Queries
 from agent.storage.open import foresee
@@ -69,23 +69,30 @@ class SnapshotAgentService(SnapshotAgentServicer):
     async def Snapshot(  # noqa: N802
         self, request: pb.SnapshotRequest, context: _ServicerContext
     ) -> AsyncIterator[pb.SnapshotResponse]:
-        record = await self._manager.start(convert.snapshot_order(request, self._config.storage))
+        record = await self._manager.start(orders.snapshot_order(request, self._config.storage))
         async for event in self._events(record.name, 0):
             yield pb.SnapshotResponse(event=event)
 
     async def Restore(  # noqa: N802
         self, request: pb.RestoreRequest, context: _ServicerContext
     ) -> AsyncIterator[pb.RestoreResponse]:
-        record = await self._manager.start(convert.restore_order(request, self._config.storage))
+        record = await self._manager.start(orders.restore_order(request, self._config.storage))
         async for event in self._events(record.name, 0):
             yield pb.RestoreResponse(event=event)
 
     async def Verify(  # noqa: N802
         self, request: pb.VerifyRequest, context: _ServicerContext
     ) -> AsyncIterator[pb.VerifyResponse]:
-        record = await self._manager.start(convert.verify_order(request, self._config.storage))
+        record = await self._manager.start(orders.verify_order(request, self._config.storage))
         async for event in self._events(record.name, 0):
             yield pb.VerifyResponse(event=event)
+
+    async def Prune(  # noqa: N802
+        self, request: pb.PruneRequest, context: _ServicerContext
+    ) -> AsyncIterator[pb.PruneResponse]:
+        record = await self._manager.start(orders.prune_order(request, self._config.storage))
+        async for event in self._events(record.name, 0):
+            yield pb.PruneResponse(event=event)
 
     async def WatchOperation(  # noqa: N802
         self, request: pb.WatchOperationRequest, context: _ServicerContext
@@ -203,7 +210,7 @@ class SnapshotAgentService(SnapshotAgentServicer):
             yield convert.event(name, logged)
 
     def _storage(self, request: _NamesStorage) -> StorageConfig | None:
-        return convert.storage(request.storage, self._config.storage) if request.HasField("storage") else None
+        return orders.storage(request.storage, self._config.storage) if request.HasField("storage") else None
 
 
 def _workers(configured: int) -> Workers:

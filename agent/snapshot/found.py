@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Container
 
 from agent.pipeline.crew import POLL_SECONDS, Crew
 from agent.repository import keys
 from agent.repository.frame import max_stored_size
-from agent.snapshot.interrupted import YOUNG_NS
+from agent.snapshot.interrupted import YOUNG_SECONDS
 from agent.storage.store import Store
 
 LISTED_AT_ONCE = 1000
@@ -29,12 +30,14 @@ class FoundChunks:
 
     Args:
         store: the repository's.
-        now_ns: its clock.
+        now_s: its clock.
+        condemned: chunks that a prune may be about to delete.
     """
 
-    def __init__(self, store: Store, now_ns: int, crew: Crew) -> None:
+    def __init__(self, store: Store, now_s: int, condemned: Container[bytes], crew: Crew) -> None:
         self._store = store
-        self._youngest_ns = now_ns - YOUNG_NS
+        self._youngest_s = now_s - YOUNG_SECONDS
+        self._condemned = condemned
         self._crew = crew
         self._changed = threading.Condition()
         self._sizes: dict[bytes, int] = {}
@@ -55,9 +58,13 @@ class FoundChunks:
                 page = list(itertools.islice(listing, LISTED_AT_ONCE))
                 if not page:
                     break
-                sizes = {keys.chunk_id(one.key): one.size for one in page if one.modified_ns > self._youngest_ns}
+                sizes = {keys.chunk_id(one.key): one.size for one in page if one.modified_s > self._youngest_s}
                 with self._changed:
-                    self._sizes.update((chunk_id, size) for chunk_id, size in sizes.items() if chunk_id is not None)
+                    self._sizes.update(
+                        (chunk_id, size)
+                        for chunk_id, size in sizes.items()
+                        if chunk_id is not None and chunk_id not in self._condemned
+                    )
                     self._passed = keys.chunk_id(page[-1].key) or self._passed
                     self._changed.notify_all()
         finally:

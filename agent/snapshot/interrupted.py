@@ -8,12 +8,13 @@ import msgspec
 
 from agent.errors import GpusnapError, ObjectNotFoundError
 from agent.repository import keys
+from agent.storage.clock import read_clock
 from agent.storage.store import Store
 
-YOUNG_NS = 12 * 3600 * 10**9
-"""What is younger, by the store's clock, may be relied on without a manifest: half of the time that garbage is kept."""
+YOUNG_SECONDS = 12 * 3600
+"""What is younger, by the store's clock, is worth looking for: an interrupted snapshot is made again soon, or never."""
 
-OLD_NS = 2 * YOUNG_NS
+OLD_SECONDS = 2 * YOUNG_SECONDS
 """Markers that are older are removed: what their snapshots stored is garbage by now."""
 
 MARKERS = 64
@@ -25,6 +26,18 @@ class Marker(msgspec.Struct, frozen=True):
 
     host: str
     workspace: bytes
+
+
+class Beginning(msgspec.Struct, frozen=True):
+    """How a snapshot begins.
+
+    Attributes:
+        now_s: the store's clock, in whole seconds since 1970.
+        has_others: whether there may be chunks of other snapshots that no manifest names.
+    """
+
+    now_s: int
+    has_others: bool
 
 
 class Interrupted:
@@ -42,27 +55,24 @@ class Interrupted:
         self._marker = marker
         self._others: list[str] = []
 
-    def begin(self) -> int | None:
-        """Writes the marker and looks for others.
-
-        Returns:
-            The store's clock in nanoseconds, if there are chunks of other snapshots to be found; otherwise ``None``.
+    def begin(self) -> Beginning:
+        """Writes the marker, reads the store's clock from it, and looks for others.
 
         Raises:
             GpusnapError: the store cannot be listed or written.
         """
         self._store.write(keys.running(self._id), msgspec.json.encode(self._marker))
-        listed = {found.key.removeprefix(keys.RUNNING): found.modified_ns for found in self._store.list(keys.RUNNING)}
+        listed = {found.key.removeprefix(keys.RUNNING): found.modified_s for found in self._store.list(keys.RUNNING)}
         now = listed.pop(self._id, None)
         if now is None:
-            return None
+            return Beginning(read_clock(self._store), has_others=False)
         for snapshot_id in sorted(filter(keys.is_snapshot_id, listed), reverse=True)[:MARKERS]:
             age = now - listed[snapshot_id]
-            if age >= OLD_NS or self._is_committed(snapshot_id):
+            if age >= OLD_SECONDS or self._is_committed(snapshot_id):
                 self._remove(snapshot_id)
-            elif age < YOUNG_NS:
+            elif age < YOUNG_SECONDS:
                 self._others.append(snapshot_id)
-        return now if self._others else None
+        return Beginning(now, has_others=bool(self._others))
 
     def end(self) -> None:
         """Removes the marker, now that the snapshot is committed, and those of earlier attempts at the same workspace.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -24,10 +25,13 @@ class Known(msgspec.Struct, frozen=True):
     parent: str
 
 
-def read_known(repository: Repository, host: str, workspace: bytes, warnings: Warnings) -> Known:
+def read_known(
+    repository: Repository, host: str, workspace: bytes, condemned: Container[bytes], warnings: Warnings
+) -> Known:
     """Reads the newest manifests of the repository. A damaged one is a warning: its content is stored again.
 
-    Only what a committed manifest names counts as stored: an object that merely exists may be about to be removed.
+    Only what a committed manifest names and no prune has condemned counts as stored: an object that merely exists may
+    be about to be removed.
     """
     ids = repository.snapshot_ids()[:MANIFESTS_READ]
     chunks: dict[bytes, int] = {}
@@ -37,7 +41,7 @@ def read_known(repository: Repository, host: str, workspace: bytes, warnings: Wa
             if found is None:
                 continue
             summary, sizes = found
-            chunks.update(sizes)
+            chunks.update((chunk, size) for chunk, size in sizes.items() if chunk not in condemned)
             if not parent and summary.host == host and summary.workspace == workspace:
                 parent = summary.id
     return Known(chunks, parent)

@@ -19,12 +19,15 @@ from agent.pipeline.occupation import Occupations
 from agent.pipeline.worker_processes import WorkerProcesses
 from agent.pipeline.workers import worker_count
 from agent.repository import keys
+from agent.repository.grace import Grace
+from agent.repository.lease import take_lease
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Chunk, SnapshotSummary
 from agent.repository.repository import Repository
 from agent.repository.tar import END_OF_ARCHIVE
 from agent.snapshot.assembly import Assembly, KeptPiece, SnapshotWarnings
 from agent.snapshot.builder import ChunkBuilder
+from agent.snapshot.commit import Commit
 from agent.snapshot.filters import Filter
 from agent.snapshot.found import FoundChunks
 from agent.snapshot.interrupted import Interrupted, Marker
@@ -63,7 +66,7 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
     try:
         store.check()
         repository = Repository(store)
-        repository.ensure()
+        grace = repository.ensure().grace
         if request.former and (committed := _committed(repository, request.former)):
             return committed
         with (
@@ -72,7 +75,7 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
             ) as engine,
             contextlib.closing(WorkerProcesses(MODULE, 0)) as processes,
         ):
-            return _Snapshot(request, repository, engine, processes, emit, cancel).run(chosen)
+            return _Snapshot(request, repository, grace, engine, processes, emit, cancel).run(chosen)
     finally:
         store.close()
 
@@ -99,6 +102,7 @@ class _Snapshot:
         self,
         request: SnapshotRequest,
         repository: Repository,
+        grace: Grace,
         engine: TransferEngine,
         processes: WorkerProcesses,
         emit: Emit,
@@ -106,6 +110,7 @@ class _Snapshot:
     ) -> None:
         self._request = request
         self._repository = repository
+        self._grace = grace
         self._engine = engine
         self._emit = emit
         self._host = socket.gethostname()
@@ -139,13 +144,14 @@ class _Snapshot:
         store = self._repository.store
         self._emit(Begun(self._id))
         interrupted = Interrupted(store, self._id, Marker(self._host, request.workspace))
-        begun_ns = interrupted.begin()
-        known = read_known(self._repository, self._host, request.workspace, self._warnings)
+        begun = interrupted.begin()
+        lease = take_lease(store, self._grace, begun.now_s)
+        known = read_known(self._repository, self._host, request.workspace, lease.condemned, self._warnings)
         before = "" if request.full else known.parent
         parent = open_parent(self._repository, before, manifest_path + ".parent", self._warnings)
         scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings, parent)
         scan = ScanAhead(scanner, parent, self._crew, self._meter, self._emit)
-        found = FoundChunks(store, begun_ns, self._crew) if begun_ns is not None else None
+        found = FoundChunks(store, begun.now_s, lease.condemned, self._crew) if begun.has_others else None
         if found is not None:
             self._crew.start("find", found.run)
         sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._occupations, self._emit, found)
@@ -163,7 +169,8 @@ class _Snapshot:
                 summary = self._summary(table, assembly.totals, known.parent, scanner.last_hard_link_group)
                 writer.finish(summary, table, self._warnings.kept)
         with watch:
-            self._commit(manifest_path, table)
+            commit = Commit(store, request.storage.prefix, self._id, self._grace, self._crew)
+            commit.run(manifest_path, table, lease)
             interrupted.end()
         self._meter.add(Stage.COMMIT, os.path.getsize(manifest_path), busy_seconds=watch.seconds)
         self._warnings.emit(self._emit)
@@ -284,16 +291,3 @@ class _Snapshot:
             warnings=self._warnings.count,
             last_hard_link_group=last_group,
         )
-
-    def _commit(self, manifest_path: str, table: list[Chunk]) -> None:
-        """Uploads the list of chunks, then the manifest: from then on the snapshot exists."""
-        list_path = manifest_path + ".chunks"
-        prefix = self._request.storage.prefix.strip("/")
-        with open(list_path, "x", encoding="utf-8") as file:
-            for chunk in table:
-                key = keys.chunk(chunk.id)
-                file.write(f"{prefix}/{key}\n" if prefix else f"{key}\n")
-        store = self._repository.store
-        store.upload(keys.chunk_list(self._id), list_path)
-        self._crew.check()
-        store.upload(keys.manifest(self._id), manifest_path)

@@ -11,6 +11,9 @@ import msgspec
 from agent.errors import ErrorInfo, GpusnapError, StorageUnavailableError, describe
 from agent.storage.store import Store
 
+CHECK_PREFIX = "gpusnap-check-"
+"""How the key of the object begins that is written to try a store."""
+
 
 class CheckStep(msgspec.Struct, frozen=True):
     """One thing that was tried: its name, the seconds it took, and what went wrong (``None`` if nothing)."""
@@ -25,7 +28,7 @@ def check_steps(store: Store) -> list[CheckStep]:
 
     The small object it writes is called ``gpusnap-check-<random>`` and is deleted even if reading or listing it failed.
     """
-    key = f"gpusnap-check-{secrets.token_hex(8)}"
+    key = f"{CHECK_PREFIX}{secrets.token_hex(8)}"
     data = secrets.token_bytes(1024)
     steps: list[tuple[str, Callable[[], None]]] = [
         ("bucket", store.check),

@@ -6,12 +6,14 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, TypeVar
 
 from agent.errors import (
     BucketNotFoundError,
+    DeadlinePassedError,
     GpusnapError,
     InvalidRequestError,
     NoSpaceError,
@@ -19,9 +21,10 @@ from agent.errors import (
     StorageAccessDeniedError,
     StorageUnavailableError,
 )
+from agent.storage.directory_deadline import REMOVED_PREFIX, UPLOAD_PREFIX, check_in_time, remove_as_seen, undo
 from agent.storage.keys import check_key, clean_prefix, join
 from agent.storage.local import new_local, open_local, write_local
-from agent.storage.store import ObjectInfo
+from agent.storage.store import Deadline, ObjectInfo
 
 INCOMING = ".gpusnap-incoming"
 """The folder below the prefix for objects under temporary names: never listed, and no key can reach into it."""
@@ -38,7 +41,7 @@ _T = TypeVar("_T")
 
 
 class DirectoryStore:
-    """A repository in a folder; each object is a file, and its age is the file's modification time.
+    """A repository in a folder; each object is a file, whose age counts from when it was last written or renamed.
 
     Args:
         folder: the folder, which must exist; it stands for the bucket.
@@ -79,8 +82,7 @@ class DirectoryStore:
     def head(self, key: str) -> ObjectInfo:
         """Returns the facts about one object."""
         with self._errors(key), self._open(key) as file:
-            facts = os.fstat(file.fileno())
-            return ObjectInfo(key, facts.st_size, facts.st_mtime_ns)
+            return _info(key, os.fstat(file.fileno()))
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """Returns ``length`` bytes from ``offset``, or all the rest."""
@@ -116,6 +118,27 @@ class DirectoryStore:
         with open_local(path) as source:
             self._store(key, lambda file: shutil.copyfileobj(source, file, COPY_BYTES))
 
+    def upload_before(self, key: str, path: str, deadline: Deadline) -> None:
+        """Stores a copy of a local file durably, if it is not too late by the folder's clock."""
+        folder = self.incoming_folder(UPLOAD_PREFIX)
+        try:
+            own = os.path.join(folder, "object")
+            with open_local(path) as source, self._errors(key), open(own, "xb") as file:
+                shutil.copyfileobj(source, file, COPY_BYTES)
+            with self._errors(key):
+                check_in_time(own, deadline, f"{self._base}/{key}")
+                self.adopt(own, key)
+        except ObjectNotFoundError as error:
+            # A prune has taken the file away, as it was far too old.
+            raise DeadlinePassedError(f"{self._base}/{key}: its time was over") from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def copy(self, source: str, key: str) -> None:
+        """Stores a copy of an object under another key durably."""
+        with self._errors(source), self._open(source) as file:
+            self._store(key, lambda made: shutil.copyfileobj(file, made, COPY_BYTES))
+
     def delete(self, key: str) -> None:
         """Deletes an object, and the folders that it leaves empty."""
         with self._errors(key):
@@ -126,6 +149,38 @@ class DirectoryStore:
             except (FileNotFoundError, NotADirectoryError):
                 return
             self._remove_empty_folders(os.path.dirname(path))
+
+    def delete_if_older(self, key: str, than_s: int, deadline: Deadline) -> int | None:
+        """Deletes an object that is older, if it is not too late by the folder's clock."""
+        path = self.path_of(key)
+        try:
+            with self._errors(key):
+                seen = os.stat(path)
+        except ObjectNotFoundError:
+            return None
+        if not stat.S_ISREG(seen.st_mode) or _info(key, seen).modified_s >= than_s:
+            return None
+        folder = self.incoming_folder(REMOVED_PREFIX)
+        try:
+            with self._errors(key):
+                check_in_time(folder, deadline, path)
+                if not remove_as_seen(path, key, seen, folder):
+                    return None
+                self._remove_empty_folders(os.path.dirname(path))
+                return seen.st_size
+        except ObjectNotFoundError:
+            return None
+        finally:
+            self._remove_own(folder)
+
+    def demand_deadlines(self, seconds: int) -> None:
+        """Takes the files away that processes which were stopped could still rename."""
+        own = self.incoming_folder()
+        try:
+            with self._errors():
+                undo(os.path.dirname(own), self._base, os.stat(own).st_mtime_ns // 10**9, seconds)
+        finally:
+            self._remove_own(own)
 
     def close(self) -> None:
         """Does nothing: no connection is held."""
@@ -140,11 +195,11 @@ class DirectoryStore:
             raise InvalidRequestError(f"the object key {key!r} is not allowed")
         return os.path.join(self._base, key)
 
-    def incoming_folder(self) -> str:
+    def incoming_folder(self, prefix: str = "") -> str:
         """Makes a folder of the caller's own for temporary names, on the store's file system, and returns its path."""
         with self._errors():
             self._demand_folder()
-            path = os.path.join(self._base, INCOMING, secrets.token_hex(8))
+            path = os.path.join(self._base, INCOMING, f"{prefix}{secrets.token_hex(8)}")
             os.makedirs(path)
             self._remove_leftovers(os.stat(path).st_mtime)
             return path
@@ -213,8 +268,16 @@ class DirectoryStore:
         """Removes what killed processes left; ``now`` is the store's clock in epoch seconds."""
         with os.scandir(os.path.join(self._base, INCOMING)) as entries:
             for entry in entries:
-                if now - _age_mark(entry.path) > LEFTOVER_SECONDS:
+                # What was renamed away is only removed once it is known that it need not be put back.
+                if not entry.name.startswith(REMOVED_PREFIX) and now - _age_mark(entry.path) > LEFTOVER_SECONDS:
                     shutil.rmtree(entry.path, ignore_errors=True)
+
+    @staticmethod
+    def _remove_own(folder: str) -> None:
+        try:
+            os.rmdir(folder)
+        except OSError:
+            pass  # an error left something in it, which is for the next prune to put back
 
     def _open(self, key: str) -> BinaryIO:
         path = self.path_of(key)
@@ -232,8 +295,7 @@ class DirectoryStore:
                 if entry.is_dir():
                     yield from self._walk(f"{key}/", "")
                 else:
-                    facts = entry.stat()
-                    yield ObjectInfo(key, facts.st_size, facts.st_mtime_ns)
+                    yield _info(key, entry.stat())
             except FileNotFoundError:
                 continue  # deleted meanwhile
 
@@ -276,6 +338,18 @@ class DirectoryStore:
         if error.errno == errno.ENAMETOOLONG:
             return InvalidRequestError(f"the object key {key!r} is too long for the file system of {self._base}")
         return StorageUnavailableError(f"{place}: {error.strerror}")
+
+
+def modified_ns(facts: os.stat_result) -> int:
+    """Returns when a file got its content or its name, the later of the two, in nanoseconds since 1970.
+
+    One that was written long before it got its name is as old as its name: renaming changes ctime.
+    """
+    return max(facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+def _info(key: str, facts: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key, facts.st_size, modified_ns(facts))
 
 
 def _age_mark(path: str) -> float:

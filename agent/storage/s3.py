@@ -19,13 +19,17 @@ from urllib3.exceptions import HTTPError
 
 from agent.config.model import StorageConfig
 from agent.config.provider import ResolvedStorage
-from agent.errors import ConfigError, ObjectNotFoundError
+from agent.errors import (
+    ConfigError,
+    ObjectNotFoundError,
+)
 from agent.storage.failure import Failure, FailureKind, kind_of, to_error
 from agent.storage.keys import check_key, clean_prefix, join
 from agent.storage.local import new_local, open_local, size_of, write_local
 from agent.storage.retry import RetryPolicy
+from agent.storage.s3_deadline import RequestsBefore, demand_refusal, in_time
 from agent.storage.session import open_session
-from agent.storage.store import ObjectInfo
+from agent.storage.store import Deadline, ObjectInfo
 
 PIECE_BYTES = 1 << 20
 """What a download holds in memory."""
@@ -63,6 +67,7 @@ class S3Store:
         self._bucket = storage.bucket
         self._prefix = clean_prefix(storage.prefix)
         self._policy = RetryPolicy(retry_seconds)
+        self._timed: RequestsBefore | None = None
         self._lock = threading.Lock()
         self._opened: Any = None
 
@@ -158,6 +163,15 @@ class S3Store:
 
             self._about(key, put)
 
+    def upload_before(self, key: str, path: str, deadline: Deadline) -> None:
+        """Stores a local file with one request that the store refuses after the deadline."""
+        in_time(self, deadline, lambda: self._requests_before.put(key, path, deadline))
+
+    def copy(self, source: str, key: str) -> None:
+        """Stores a copy of an object under another key, inside the store."""
+        origin = {"Bucket": self._bucket, "Key": self._full(check_key(source))}
+        self._about(key, lambda client, where: client.copy_object(CopySource=origin, **where))
+
     def delete(self, key: str) -> None:
         """Deletes an object; one that does not exist is no error."""
         try:
@@ -165,12 +179,34 @@ class S3Store:
         except ObjectNotFoundError:
             pass
 
+    def delete_if_older(self, key: str, than_s: int, deadline: Deadline) -> int | None:
+        """Deletes an object that is older; the store refuses that after the deadline, which began before the look."""
+        try:
+            found = self.head(key)
+        except ObjectNotFoundError:
+            return None
+        if found.modified_s >= than_s:
+            return None
+        in_time(self, deadline, lambda: self._requests_before.delete(key, deadline))
+        return found.size
+
+    def demand_deadlines(self, seconds: int) -> None:
+        """Sends requests whose time is over; a store that keeps to deadlines refuses them."""
+        demand_refusal(self, self._requests_before)
+
     def close(self) -> None:
         """Closes the connections."""
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
             self._opened = None
+
+    @property
+    def _requests_before(self) -> RequestsBefore:
+        with self._lock:
+            if self._timed is None:
+                self._timed = RequestsBefore(self._storage, self._resolved, self._policy.seconds)
+            return self._timed
 
     @property
     def _where(self) -> str:

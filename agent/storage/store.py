@@ -12,11 +12,32 @@ import msgspec
 
 
 class ObjectInfo(msgspec.Struct, frozen=True):
-    """One object: its key below the repository's prefix, size in bytes, and age by the store's clock (epoch ns)."""
+    """One object: its key below the repository's prefix, size in bytes, and age by the store's clock (epoch ns).
+
+    Stores know whole seconds only, and the same object's time may be given more finely in a listing than elsewhere:
+    whatever compares times of objects uses ``modified_s``.
+    """
 
     key: str
     size: int
     modified_ns: int
+
+    @property
+    def modified_s(self) -> int:
+        """When the object got its present bytes, by the store's clock: whole seconds since 1970."""
+        return self.modified_ns // 10**9
+
+
+class Deadline(msgspec.Struct, frozen=True):
+    """Until when a request may be carried out, by the store's clock.
+
+    Attributes:
+        begin_s: when that time begins: the store's clock, never ahead of it.
+        seconds: how long it lasts.
+    """
+
+    begin_s: int
+    seconds: int
 
 
 class Store(Protocol):
@@ -71,8 +92,41 @@ class Store(Protocol):
         """Stores a local file with bounded memory and returns once the store has confirmed it."""
         ...
 
+    def upload_before(self, key: str, path: str, deadline: Deadline) -> None:
+        """Stores a local file as ``upload`` does, with one request that the store refuses after the deadline.
+
+        However long this process, or the request on its way, is held up: the object never appears much later.
+
+        Raises:
+            DeadlinePassedError: the store refused it.
+        """
+        ...
+
+    def copy(self, source: str, key: str) -> None:
+        """Stores a copy of an object under another key; its age begins anew. No byte passes through here."""
+        ...
+
     def delete(self, key: str) -> None:
         """Deletes an object; one that does not exist is no error."""
+        ...
+
+    def delete_if_older(self, key: str, than_s: int, deadline: Deadline) -> int | None:
+        """Deletes an object that was last stored before the second ``than_s``; never after the deadline.
+
+        Returns:
+            The bytes it had; ``None`` if it does not exist or is not older, so that nothing was deleted.
+
+        Raises:
+            DeadlinePassedError: the store refused it.
+        """
+        ...
+
+    def demand_deadlines(self, seconds: int) -> None:
+        """Makes sure that what depends on a deadline which passed more than ``seconds`` ago cannot happen any more.
+
+        Raises:
+            DeadlinesIgnoredError: the store carries out requests whose time is over.
+        """
         ...
 
     def close(self) -> None:

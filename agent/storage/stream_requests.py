@@ -23,7 +23,8 @@ from agent.storage.failure import Failure, FailureKind, kind_of, to_error
 from agent.storage.http_head import Head
 from agent.storage.keys import check_key, clean_prefix, join
 from agent.storage.session import open_session
-from agent.storage.sigv4 import NO_PAYLOAD, Keys, signed_headers
+from agent.storage.sigv4 import NO_PAYLOAD, Keys, signed_headers, signed_query
+from agent.storage.store import Deadline
 from agent.storage.stream_connection import Connection
 
 _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -114,16 +115,29 @@ class Requests:
         """Returns the head of the request that stores ``size`` bytes; raises as ``get``."""
         return self._request("PUT", key, payload, {"content-length": str(size)})
 
+    def before(self, method: str, key: str, size: int, deadline: Deadline) -> bytes:
+        """Returns the head of a request that the store refuses after the deadline; raises as ``get``.
+
+        Args:
+            method: PUT or DELETE.
+            size: bytes of the body.
+        """
+        path = self._path(key)
+        host = self._address.host_header
+        query = signed_query(method, host, path, self._keys(), deadline.begin_s, deadline.seconds)
+        return _head(method, f"{path}?{query}", {"host": host, "content-length": str(size)})
+
     def error(self, failure: Failure, key: str) -> GpusnapError:
         """Returns the error of the hierarchy for a failure about an object."""
         return to_error(failure, self._location, join(self._prefix, key))
 
     def _request(self, method: str, key: str, payload: str, more: dict[str, str]) -> bytes:
-        path = f"{self._address.path}/{quote(join(self._prefix, check_key(key)), safe='/-_.~')}"
+        path = self._path(key)
         signed = signed_headers(method, self._address.host_header, path, payload, self._keys(), time.time())
-        headers = {**signed, **more, "user-agent": f"gpusnap/{version()}", "accept-encoding": "identity"}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode()
+        return _head(method, path, {**signed, **more})
+
+    def _path(self, key: str) -> str:
+        return f"{self._address.path}/{quote(join(self._prefix, check_key(key)), safe='/-_.~')}"
 
     def _keys(self) -> Keys:
         try:
@@ -139,6 +153,12 @@ class Requests:
     @functools.cached_property
     def _credentials(self):  # type: ignore[no-untyped-def]  # botocore has no types
         return open_session(self._storage).get_credentials()
+
+
+def _head(method: str, target: str, headers: dict[str, str]) -> bytes:
+    headers = {**headers, "user-agent": f"gpusnap/{version()}", "accept-encoding": "identity"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"{method} {target} HTTP/1.1\r\n{lines}\r\n".encode()
 
 
 def refusal(head: Head, text: str) -> RefusedError:

@@ -13,6 +13,7 @@ from controller_client.cli.hosts import UsageError
 from controller_client.cli.parser import make_parser
 from controller_client.model import Credentials, IfNotEmpty, Provider, Storage
 from controller_client.names import show_path, show_text
+from controller_client.reports import KEEP_ALL, KeepRules
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,28 @@ def _verify(arguments: Namespace, storage: Storage | None) -> Command:
     )
 
 
+def _prune(arguments: Namespace, storage: Storage | None) -> Command:
+    rules = KeepRules(
+        arguments.keep_last,
+        arguments.keep_hourly,
+        arguments.keep_daily,
+        arguments.keep_weekly,
+        arguments.keep_monthly,
+        arguments.keep_within,
+    )
+    if rules == KEEP_ALL and (arguments.host or arguments.workspace):
+        raise UsageError("--host, --workspace: they say what the rules are for (give one, such as --keep-last)")
+    return maintain.PruneCommand(
+        rules=rules,
+        hosts=_texts(arguments.host, "--host"),
+        workspaces=tuple(_absolute(path, "--workspace") for path in arguments.workspace),
+        dry_run=arguments.dry_run,
+        storage=storage,
+        request_id=arguments.request_id,
+        detach=arguments.detach,
+    )
+
+
 def _delete(arguments: Namespace, storage: Storage | None) -> Command:
     if arguments.snapshot == "latest":
         raise UsageError("delete: latest is not accepted, what it names may change (give the snapshot's id)")
@@ -143,6 +166,7 @@ _MAKERS: dict[str, Callable[[Namespace, Storage | None], Command]] = {
     "diff": _diff,
     "delete": _delete,
     "verify": _verify,
+    "prune": _prune,
     "doctor": lambda _, storage: inspect.DoctorCommand(storage),
     "info": lambda *_: inspect.InfoCommand(),
 }

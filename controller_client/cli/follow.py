@@ -8,11 +8,12 @@ import time
 from controller_client.cli import units
 from controller_client.cli.context import Context
 from controller_client.cli.exit_code import ExitCode, of_completed
+from controller_client.cli.maintained import prune_lines, pruned, verified
 from controller_client.errors import GpusnapError, from_completed
 from controller_client.model import Completed, OperationResult, WarningRaised
 from controller_client.names import show_path, show_text
 from controller_client.operation import OperationHandle
-from controller_client.reports import PresentReport, VerifyReport
+from controller_client.reports import PresentReport
 
 _SHOWN_PATHS = 3
 
@@ -76,8 +77,11 @@ def _finish(context: Context, title: str, name: str, completed: Completed) -> Ex
     if error is not None:
         output.error(error)
     elif completed.result is not None:
+        report = completed.result.prune
+        for line in prune_lines(report) if report is not None else ():
+            output.line(line)
         output.note(f"{title}: {summary(completed.result)}")
-        if completed.result.verify is None:
+        if completed.result.snapshot_id and completed.result.verify is None:
             output.line(completed.result.snapshot_id)
     output.flush()
     return of_completed(completed)
@@ -87,6 +91,8 @@ def summary(result: OperationResult) -> str:
     """Returns what an operation did, in one line."""
     if result.verify is not None:
         return verified(result, result.verify)
+    if result.prune is not None:
+        return pruned(result, result.prune)
     totals = result.totals
     size = totals.bytes or result.raw_bytes
     took = f"{units.count(totals.files, 'file')}, {units.size(size)} in {units.duration(result.seconds)}"
@@ -104,16 +110,6 @@ def summary(result: OperationResult) -> str:
         parts.append(f"held back by the {result.occupation[0].cause.value}")
     if result.warnings:
         parts.append(units.count(result.warnings, "warning"))
-    return "; ".join(parts)
-
-
-def verified(result: OperationResult, report: VerifyReport) -> str:
-    """Returns what a verification found in order, in one line."""
-    what = f"{units.count(report.snapshots, 'snapshot')}, {units.count(report.chunks, 'chunk')}"
-    size, took = units.size(report.stored_bytes), units.duration(result.seconds)
-    speed = f" ({units.rate(report.stored_bytes / result.seconds)})" if report.full and result.seconds > 0 else ""
-    parts = [f"{what}, {size} {'read and compared' if report.full else 'there'} in {took}{speed}"]
-    parts += [units.count(result.warnings, "warning")] if result.warnings else ["nothing is missing"]
     return "; ".join(parts)
 
 

@@ -28,6 +28,8 @@ exit codes:
 
 
 _SIZE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?((?:[KMGT]i?)?B?)", re.IGNORECASE)
+_DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
+_TIMES = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -159,7 +161,7 @@ def _add_browsing(commands: _Commands[_Parser]) -> None:
     diff.add_argument("path", metavar="PATH", nargs="?", default="", help="only this path and what is below it")
     _add_null(diff)
     _add_storage(diff)
-    delete = _add(commands, "delete SNAPSHOT [options]", "delete a snapshot; its chunks stay, as others may need them")
+    delete = _add(commands, "delete SNAPSHOT [options]", "delete a snapshot; its chunks are for `gpusnap prune`")
     delete.add_argument("snapshot", metavar="SNAPSHOT", help="its id or a unique prefix of it")
     delete.add_argument("--yes", action="store_true", help="do not ask")
     _add_storage(delete)
@@ -173,6 +175,28 @@ def _add_maintenance(commands: _Commands[_Parser]) -> None:
         "--rate", metavar="SIZE", type=_bytes, default=0, help="read no more than this a second, such as 50MiB"
     )
     _add_start(verify)
+    prune = _add(commands, "prune [--keep-...] [options]", "delete what the repository does not need any more")
+    prune.epilog = (
+        "A snapshot stays if any rule keeps it; rules are for each workspace of each host by itself. Without a rule no "
+        "snapshot is deleted. Chunks that nothing needs are condemned by one prune and deleted by a later one, after "
+        "the repository's grace (a day, if it says nothing else): run it regularly."
+    )
+    for name, text in (
+        ("last", "keep the newest N"),
+        ("hourly", "keep the newest of each of the latest N hours that have one"),
+        ("daily", "the same for days (UTC)"),
+        ("weekly", "the same for ISO weeks"),
+        ("monthly", "the same for months"),
+    ):
+        prune.add_argument(f"--keep-{name}", metavar="N", type=_positive, default=0, help=text)
+    prune.add_argument(
+        "--keep-within", metavar="TIME", type=_duration, default=0,
+        help="keep what is no older than the newest by this much, such as 36h or 14d",
+    )  # fmt: skip
+    _repeated(prune, "--host", "H", "the rules are for the snapshots of this host")
+    _repeated(prune, "--workspace", "PATH", "the rules are for the snapshots of this workspace")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    _add_start(prune)
 
 
 def _repeated(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
@@ -217,6 +241,13 @@ def _seconds(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return value
+
+
+def _duration(text: str) -> int:
+    match = _DURATION.fullmatch(text)
+    if not match or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 36h or 14d")
+    return int(match[1]) * _TIMES[match[2]]
 
 
 def _bytes(text: str) -> int:

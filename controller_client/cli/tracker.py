@@ -14,7 +14,9 @@ from controller_client.model import (
     WarningRaised,
 )
 
-_MAIN_STAGES = (Stage.WRITE, Stage.UPLOAD, Stage.VERIFY, Stage.DOWNLOAD, Stage.PACK, Stage.SCAN, Stage.INDEX)
+_MAIN_STAGES = (
+    Stage.WRITE, Stage.UPLOAD, Stage.VERIFY, Stage.DELETE, Stage.DOWNLOAD, Stage.PACK, Stage.SCAN, Stage.INDEX,
+)  # fmt: skip
 """The stages that stand for a whole operation, the best first."""
 
 

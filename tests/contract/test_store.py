@@ -13,6 +13,7 @@ import pytest
 from agent.config.model import Credentials, Provider, StorageConfig
 from agent.errors import (
     BucketNotFoundError,
+    DeadlinePassedError,
     InvalidRequestError,
     ObjectNotFoundError,
     PathNotFoundError,
@@ -20,8 +21,9 @@ from agent.errors import (
     StorageUnavailableError,
 )
 from agent.storage.check import check_steps
+from agent.storage.clock import read_clock
 from agent.storage.open import open_store
-from agent.storage.store import Store
+from agent.storage.store import Deadline, Store
 from tests.support.seaweed import SeaweedServer
 
 
@@ -112,6 +114,85 @@ def test_deleted_objects_are_gone(store: Store) -> None:
     store.delete("snapshots/a/manifest")
     store.delete("never/was/there")
     assert keys(store) == []
+
+
+def test_a_copy_is_new(store: Store) -> None:
+    store.write("snapshots/a/manifest", b"0123")
+    store.copy("snapshots/a/manifest", "trash/a/manifest")
+    store.copy("snapshots/a/manifest", "trash/a/manifest")
+    store.delete("snapshots/a/manifest")
+    assert store.read("trash/a/manifest") == b"0123"
+    assert store.head("trash/a/manifest").modified_s >= read_clock(store) - 5
+    with pytest.raises(ObjectNotFoundError):
+        store.copy("snapshots/a/manifest", "trash/b/manifest")
+    assert keys(store) == ["trash/a/manifest"]
+
+
+def test_the_clock_leaves_nothing_and_agrees_with_ages(store: Store) -> None:
+    before = read_clock(store)
+    store.write("x", b"x")
+    assert before <= store.head("x").modified_s <= read_clock(store)
+    assert keys(store) == ["x"]
+
+
+def test_an_upload_in_time(store: Store, tmp_path: Path) -> None:
+    now = read_clock(store)
+    for data in (b"first", b"", bytes(range(256)) * 1000):
+        (tmp_path / "file").write_bytes(data)
+        store.upload_before("snapshots/a/manifest", str(tmp_path / "file"), Deadline(now, 600))
+        assert store.read("snapshots/a/manifest") == data
+    assert keys(store) == ["snapshots/a/manifest"]
+    with pytest.raises(PathNotFoundError, match="/nowhere/at/all"):
+        store.upload_before("x", "/nowhere/at/all", Deadline(now, 600))
+
+
+def test_an_upload_too_late(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"late")
+    store.write("there", b"early")
+    late = Deadline(read_clock(store) - 100, 50)
+    for key in ("there", "not there"):
+        with pytest.raises(DeadlinePassedError, match=key):
+            store.upload_before(key, str(tmp_path / "file"), late)
+    assert store.read("there") == b"early"
+    assert keys(store) == ["there"]
+
+
+def test_an_older_object_is_deleted(store: Store) -> None:
+    store.write("chunks/00/aa", b"0123")
+    now = read_clock(store)
+    stored = store.head("chunks/00/aa").modified_s
+    in_time = Deadline(now, 600)
+    assert store.delete_if_older("chunks/00/aa", stored, in_time) is None
+    assert store.delete_if_older("chunks/00/aa", stored - 1, in_time) is None
+    assert store.read("chunks/00/aa") == b"0123"
+    assert store.delete_if_older("chunks/00/aa", stored + 1, in_time) == 4
+    assert store.delete_if_older("chunks/00/aa", stored + 1, in_time) is None
+    assert keys(store) == []
+
+
+def test_nothing_is_deleted_too_late(store: Store) -> None:
+    store.write("chunks/00/aa", b"0123")
+    now = read_clock(store)
+    with pytest.raises(DeadlinePassedError):
+        store.delete_if_older("chunks/00/aa", now + 100, Deadline(now - 100, 50))
+    assert store.read("chunks/00/aa") == b"0123"
+
+
+def test_every_store_keeps_to_deadlines(store: Store) -> None:
+    store.demand_deadlines(60)
+    store.write("x", b"x")
+    store.demand_deadlines(60)
+    assert keys(store) == ["x"]
+
+
+def test_wrong_keys_do_not_pass_for_lateness(s3_storage: StorageConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    store = open_store(s3_storage, retry_seconds=5.0)
+    now = read_clock(store)
+    wrong = msgspec.structs.replace(s3_storage, credentials=Credentials("test-access-key", "wrong"))
+    with pytest.raises(StorageAccessDeniedError):
+        open_store(wrong, 5.0).upload_before("x", str(tmp_path / "file"), Deadline(now, 600))
+    store.close()
 
 
 def test_a_missing_object_is_named(store: Store, tmp_path: Path) -> None:

@@ -107,6 +107,8 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Brings a snapshot back."""
     OPERATION_KIND_VERIFY: _OperationKind.ValueType  # 3
     """Looks whether everything that snapshots need is in the store."""
+    OPERATION_KIND_PRUNE: _OperationKind.ValueType  # 4
+    """Deletes what the repository does not need any more."""
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """OperationKind is what an operation does."""
@@ -119,6 +121,8 @@ OPERATION_KIND_RESTORE: OperationKind.ValueType  # 2
 """Brings a snapshot back."""
 OPERATION_KIND_VERIFY: OperationKind.ValueType  # 3
 """Looks whether everything that snapshots need is in the store."""
+OPERATION_KIND_PRUNE: OperationKind.ValueType  # 4
+"""Deletes what the repository does not need any more."""
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 
 class _OperationState:
@@ -220,9 +224,11 @@ class _StageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Stage.ValueType
     STAGE_FINISH: _Stage.ValueType  # 9
     """Hard links, and times and modes of directories (restore)."""
     STAGE_INDEX: _Stage.ValueType  # 10
-    """Reading manifests (verify)."""
+    """Reading manifests (verify, prune)."""
     STAGE_VERIFY: _Stage.ValueType  # 11
     """Comparing chunks with their ids, or looking whether they are there (verify)."""
+    STAGE_DELETE: _Stage.ValueType  # 12
+    """Deleting chunks (prune)."""
 
 class Stage(_Stage, metaclass=_StageEnumTypeWrapper):
     """Stage is a step of a pipeline."""
@@ -248,9 +254,11 @@ STAGE_WRITE: Stage.ValueType  # 8
 STAGE_FINISH: Stage.ValueType  # 9
 """Hard links, and times and modes of directories (restore)."""
 STAGE_INDEX: Stage.ValueType  # 10
-"""Reading manifests (verify)."""
+"""Reading manifests (verify, prune)."""
 STAGE_VERIFY: Stage.ValueType  # 11
 """Comparing chunks with their ids, or looking whether they are there (verify)."""
+STAGE_DELETE: Stage.ValueType  # 12
+"""Deleting chunks (prune)."""
 Global___Stage: _TypeAlias = Stage  # noqa: Y015
 
 class _Direction:
@@ -696,6 +704,100 @@ class VerifyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class PruneRequest(_message.Message):
+    """PruneRequest starts a prune. A snapshot stays if any rule keeps it; the rules hold for the snapshots of each workspace of
+    each host by themselves. A rule of 0 is none, and without any rule all snapshots stay.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KEEP_LAST_FIELD_NUMBER: _builtins.int
+    KEEP_HOURLY_FIELD_NUMBER: _builtins.int
+    KEEP_DAILY_FIELD_NUMBER: _builtins.int
+    KEEP_WEEKLY_FIELD_NUMBER: _builtins.int
+    KEEP_MONTHLY_FIELD_NUMBER: _builtins.int
+    KEEP_WITHIN_SECONDS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    WORKSPACES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """An id chosen by the caller, at most 128 characters. The same id attaches to the same operation; empty for a new one."""
+    keep_last: _builtins.int
+    """Keep so many of the newest snapshots."""
+    keep_hourly: _builtins.int
+    """Keep the newest snapshot of each of so many of the latest hours (UTC) that have one."""
+    keep_daily: _builtins.int
+    """The same for days."""
+    keep_weekly: _builtins.int
+    """The same for ISO weeks."""
+    keep_monthly: _builtins.int
+    """The same for months."""
+    keep_within_seconds: _builtins.int
+    """Keep what began no more than so many seconds before the newest snapshot."""
+    dry_run: _builtins.bool
+    """Only say what would be done. Nothing but a small object to read the store's clock is written then."""
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The hosts that the rules are for; empty for all."""
+
+    @_builtins.property
+    def workspaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The workspaces that the rules are for; empty for all."""
+
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """The repository; absent for the agent's configured one."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        keep_last: _builtins.int = ...,
+        keep_hourly: _builtins.int = ...,
+        keep_daily: _builtins.int = ...,
+        keep_weekly: _builtins.int = ...,
+        keep_monthly: _builtins.int = ...,
+        keep_within_seconds: _builtins.int = ...,
+        hosts: _abc.Iterable[_builtins.str] | None = ...,
+        workspaces: _abc.Iterable[_builtins.str] | None = ...,
+        dry_run: _builtins.bool = ...,
+        storage: Global___Storage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "hosts", b"hosts", "keep_daily", b"keep_daily", "keep_hourly", b"keep_hourly", "keep_last", b"keep_last", "keep_monthly", b"keep_monthly", "keep_weekly", b"keep_weekly", "keep_within_seconds", b"keep_within_seconds", "request_id", b"request_id", "storage", b"storage", "workspaces", b"workspaces"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneRequest: _TypeAlias = PruneRequest  # noqa: Y015
+
+@_typing.final
+class PruneResponse(_message.Message):
+    """PruneResponse is one event of the operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___Event:
+        """The event."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___Event | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneResponse: _TypeAlias = PruneResponse  # noqa: Y015
 
 @_typing.final
 class Operation(_message.Message):
@@ -1294,6 +1396,7 @@ class Result(_message.Message):
     UNCHANGED_FILES_FIELD_NUMBER: _builtins.int
     UNCHANGED_BYTES_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
+    PRUNE_FIELD_NUMBER: _builtins.int
     PRESENT_FIELD_NUMBER: _builtins.int
     MEASUREMENTS_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
@@ -1335,6 +1438,10 @@ class Result(_message.Message):
         """What a verification found in order; absent otherwise."""
 
     @_builtins.property
+    def prune(self) -> Global___PruneReport:
+        """What a prune did; absent otherwise."""
+
+    @_builtins.property
     def present(self) -> Global___PresentReport:
         """What the target of a restore held already; absent if it was empty, and for other operations."""
 
@@ -1360,12 +1467,13 @@ class Result(_message.Message):
         unchanged_files: _builtins.int = ...,
         unchanged_bytes: _builtins.int = ...,
         verify: Global___VerifyReport | None = ...,
+        prune: Global___PruneReport | None = ...,
         present: Global___PresentReport | None = ...,
         measurements: _abc.Iterable[Global___Measurement] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["present", b"present", "totals", b"totals", "verify", b"verify"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["present", b"present", "prune", b"prune", "totals", b"totals", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "measurements", b"measurements", "occupation", b"occupation", "present", b"present", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "measurements", b"measurements", "occupation", b"occupation", "present", b"present", "prune", b"prune", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1480,6 +1588,140 @@ class EngineUse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineUse: _TypeAlias = EngineUse  # noqa: Y015
+
+@_typing.final
+class Garbage(_message.Message):
+    """Garbage counts chunks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNKS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    chunks: _builtins.int
+    """Chunks."""
+    bytes: _builtins.int
+    """Their bytes in the store."""
+    def __init__(
+        self,
+        *,
+        chunks: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "chunks", b"chunks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Garbage: _TypeAlias = Garbage  # noqa: Y015
+
+@_typing.final
+class SnapshotVerdict(_message.Message):
+    """SnapshotVerdict is what retention says about one snapshot."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_ID_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    snapshot_id: _builtins.str
+    """The snapshot's id."""
+    host: _builtins.str
+    """The host it was made on."""
+    workspace: _builtins.str
+    """The absolute path of the workspace."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why it stays, such as "last" or "weekly"; it goes if there is no reason."""
+
+    def __init__(
+        self,
+        *,
+        snapshot_id: _builtins.str = ...,
+        host: _builtins.str = ...,
+        workspace: _builtins.str = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "reasons", b"reasons", "snapshot_id", b"snapshot_id", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotVerdict: _TypeAlias = SnapshotVerdict  # noqa: Y015
+
+@_typing.final
+class PruneReport(_message.Message):
+    """PruneReport is what a prune did, or would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    GRACE_SECONDS_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    FREED_FIELD_NUMBER: _builtins.int
+    CONDEMNED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    LITTER_FIELD_NUMBER: _builtins.int
+    MINIMUM_STORAGE_DAYS_FIELD_NUMBER: _builtins.int
+    EARLY_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Whether it only looked."""
+    grace_seconds: _builtins.int
+    """How long the repository keeps what nobody needs, in seconds."""
+    kept: _builtins.int
+    """Snapshots that stay."""
+    removed: _builtins.int
+    """Snapshots that were deleted."""
+    litter: _builtins.int
+    """Other objects that interrupted operations had left, and that were deleted."""
+    minimum_storage_days: _builtins.int
+    """For how many days the provider charges an object at least; 0 for no such time."""
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___SnapshotVerdict]:
+        """Of those that were deleted, then of those that stay; the first 1000 at most."""
+
+    @_builtins.property
+    def freed(self) -> Global___Garbage:
+        """Chunks that were deleted."""
+
+    @_builtins.property
+    def condemned(self) -> Global___Garbage:
+        """Chunks that a prune deletes after one grace, if still nobody needs them."""
+
+    @_builtins.property
+    def held(self) -> Global___Garbage:
+        """Chunks that only deleted snapshots need: they are condemned once the grace of those is over."""
+
+    @_builtins.property
+    def early(self) -> Global___Garbage:
+        """The chunks of `freed` that are younger than that."""
+
+    def __init__(
+        self,
+        *,
+        dry_run: _builtins.bool = ...,
+        grace_seconds: _builtins.int = ...,
+        kept: _builtins.int = ...,
+        removed: _builtins.int = ...,
+        verdicts: _abc.Iterable[Global___SnapshotVerdict] | None = ...,
+        freed: Global___Garbage | None = ...,
+        condemned: Global___Garbage | None = ...,
+        held: Global___Garbage | None = ...,
+        litter: _builtins.int = ...,
+        minimum_storage_days: _builtins.int = ...,
+        early: Global___Garbage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["condemned", b"condemned", "early", b"early", "freed", b"freed", "held", b"held"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condemned", b"condemned", "dry_run", b"dry_run", "early", b"early", "freed", b"freed", "grace_seconds", b"grace_seconds", "held", b"held", "kept", b"kept", "litter", b"litter", "minimum_storage_days", b"minimum_storage_days", "removed", b"removed", "verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneReport: _TypeAlias = PruneReport  # noqa: Y015
 
 @_typing.final
 class VerifyReport(_message.Message):

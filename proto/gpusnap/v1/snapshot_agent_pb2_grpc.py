@@ -28,8 +28,8 @@ if _version_not_supported:
 class SnapshotAgentStub:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
+    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
     configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -54,6 +54,11 @@ class SnapshotAgentStub:
                 '/gpusnap.v1.SnapshotAgent/Verify',
                 request_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyRequest.SerializeToString,
                 response_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyResponse.FromString,
+                _registered_method=True)
+        self.Prune = channel.unary_stream(
+                '/gpusnap.v1.SnapshotAgent/Prune',
+                request_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneRequest.SerializeToString,
+                response_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneResponse.FromString,
                 _registered_method=True)
         self.WatchOperation = channel.unary_stream(
                 '/gpusnap.v1.SnapshotAgent/WatchOperation',
@@ -110,8 +115,8 @@ class SnapshotAgentStub:
 class SnapshotAgentServicer:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
+    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
     configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -145,6 +150,20 @@ class SnapshotAgentServicer:
         Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
         ALREADY_EXISTS (REQUEST_ID_REUSED). What is damaged or missing stands in the error of the `completed` event:
         DATA_LOSS, with each chunk, the snapshots that need it and the files it touches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Prune(self, request, context):
+        """Prune starts deleting what the repository does not need any more, and streams the events of the operation; the last
+        one is `completed`. Without a keep rule it deletes no snapshot. A chunk that no snapshot needs is condemned by one
+        prune and deleted by one that runs after the repository's grace, if it is still not needed.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
+        ALREADY_EXISTS (REQUEST_ID_REUSED). A damaged manifest (DATA_LOSS), a store that fails (UNAVAILABLE) and a store that
+        cannot be pruned safely (FAILED_PRECONDITION, DEADLINES_IGNORED) are found by the running operation and stand in the
+        error of its `completed` event; then what is needed is not known, and no chunk is deleted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,7 +239,7 @@ class SnapshotAgentServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSnapshot(self, request, context):
-        """DeleteSnapshot removes a snapshot from the repository. Chunks stay, as other snapshots may need them.
+        """DeleteSnapshot removes a snapshot from the repository. Its chunks stay until a prune finds that nothing needs them.
 
         Errors: those of GetSnapshot.
         """
@@ -261,6 +280,11 @@ def add_SnapshotAgentServicer_to_server(servicer, server):
                     servicer.Verify,
                     request_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyRequest.FromString,
                     response_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyResponse.SerializeToString,
+            ),
+            'Prune': grpc.unary_stream_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneRequest.FromString,
+                    response_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneResponse.SerializeToString,
             ),
             'WatchOperation': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchOperation,
@@ -323,8 +347,8 @@ def add_SnapshotAgentServicer_to_server(servicer, server):
 class SnapshotAgent:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
+    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
     configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -400,6 +424,33 @@ class SnapshotAgent:
             '/gpusnap.v1.SnapshotAgent/Verify',
             gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyRequest.SerializeToString,
             gpusnap_dot_v1_dot_snapshot__agent__pb2.VerifyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gpusnap.v1.SnapshotAgent/Prune',
+            gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneRequest.SerializeToString,
+            gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneResponse.FromString,
             options,
             channel_credentials,
             insecure,

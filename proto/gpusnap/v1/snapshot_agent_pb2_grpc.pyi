@@ -34,8 +34,8 @@ GRPC_VERSION: str
 class SnapshotAgentStub:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
+    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
     configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -65,6 +65,16 @@ class SnapshotAgentStub:
     Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
     ALREADY_EXISTS (REQUEST_ID_REUSED). What is damaged or missing stands in the error of the `completed` event:
     DATA_LOSS, with each chunk, the snapshots that need it and the files it touches.
+    """
+    Prune: _grpc.UnaryStreamMultiCallable[_snapshot_agent_pb2.PruneRequest, _snapshot_agent_pb2.PruneResponse]
+    """Prune starts deleting what the repository does not need any more, and streams the events of the operation; the last
+    one is `completed`. Without a keep rule it deletes no snapshot. A chunk that no snapshot needs is condemned by one
+    prune and deleted by one that runs after the repository's grace, if it is still not needed.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
+    ALREADY_EXISTS (REQUEST_ID_REUSED). A damaged manifest (DATA_LOSS), a store that fails (UNAVAILABLE) and a store that
+    cannot be pruned safely (FAILED_PRECONDITION, DEADLINES_IGNORED) are found by the running operation and stand in the
+    error of its `completed` event; then what is needed is not known, and no chunk is deleted.
     """
     WatchOperation: _grpc.UnaryStreamMultiCallable[_snapshot_agent_pb2.WatchOperationRequest, _snapshot_agent_pb2.WatchOperationResponse]
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
@@ -108,7 +118,7 @@ class SnapshotAgentStub:
     Errors: those of GetSnapshot.
     """
     DeleteSnapshot: _grpc.UnaryUnaryMultiCallable[_snapshot_agent_pb2.DeleteSnapshotRequest, _snapshot_agent_pb2.DeleteSnapshotResponse]
-    """DeleteSnapshot removes a snapshot from the repository. Chunks stay, as other snapshots may need them.
+    """DeleteSnapshot removes a snapshot from the repository. Its chunks stay until a prune finds that nothing needs them.
 
     Errors: those of GetSnapshot.
     """
@@ -124,8 +134,8 @@ class SnapshotAgentStub:
 class SnapshotAgentAsyncStub(SnapshotAgentStub):
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
+    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
     configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -152,6 +162,16 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
     Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
     ALREADY_EXISTS (REQUEST_ID_REUSED). What is damaged or missing stands in the error of the `completed` event:
     DATA_LOSS, with each chunk, the snapshots that need it and the files it touches.
+    """
+    Prune: _aio.UnaryStreamMultiCallable[_snapshot_agent_pb2.PruneRequest, _snapshot_agent_pb2.PruneResponse]  # type: ignore[assignment]
+    """Prune starts deleting what the repository does not need any more, and streams the events of the operation; the last
+    one is `completed`. Without a keep rule it deletes no snapshot. A chunk that no snapshot needs is condemned by one
+    prune and deleted by one that runs after the repository's grace, if it is still not needed.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
+    ALREADY_EXISTS (REQUEST_ID_REUSED). A damaged manifest (DATA_LOSS), a store that fails (UNAVAILABLE) and a store that
+    cannot be pruned safely (FAILED_PRECONDITION, DEADLINES_IGNORED) are found by the running operation and stand in the
+    error of its `completed` event; then what is needed is not known, and no chunk is deleted.
     """
     WatchOperation: _aio.UnaryStreamMultiCallable[_snapshot_agent_pb2.WatchOperationRequest, _snapshot_agent_pb2.WatchOperationResponse]  # type: ignore[assignment]
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
@@ -195,7 +215,7 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
     Errors: those of GetSnapshot.
     """
     DeleteSnapshot: _aio.UnaryUnaryMultiCallable[_snapshot_agent_pb2.DeleteSnapshotRequest, _snapshot_agent_pb2.DeleteSnapshotResponse]  # type: ignore[assignment]
-    """DeleteSnapshot removes a snapshot from the repository. Chunks stay, as other snapshots may need them.
+    """DeleteSnapshot removes a snapshot from the repository. Its chunks stay until a prune finds that nothing needs them.
 
     Errors: those of GetSnapshot.
     """
@@ -210,8 +230,8 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
 class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore and Verify start an operation that belongs to the agent: a client that disconnects changes nothing, and
-    WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
+    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
+    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
     configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
     INTERNAL (INTERNAL) when the agent has a defect.
     """
@@ -254,6 +274,22 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
         ALREADY_EXISTS (REQUEST_ID_REUSED). What is damaged or missing stands in the error of the `completed` event:
         DATA_LOSS, with each chunk, the snapshots that need it and the files it touches.
+        """
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _snapshot_agent_pb2.PruneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapshot_agent_pb2.PruneResponse], _abc.AsyncIterator[_snapshot_agent_pb2.PruneResponse]]:
+        """Prune starts deleting what the repository does not need any more, and streams the events of the operation; the last
+        one is `completed`. Without a keep rule it deletes no snapshot. A chunk that no snapshot needs is condemned by one
+        prune and deleted by one that runs after the repository's grace, if it is still not needed.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST), FAILED_PRECONDITION (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED),
+        ALREADY_EXISTS (REQUEST_ID_REUSED). A damaged manifest (DATA_LOSS), a store that fails (UNAVAILABLE) and a store that
+        cannot be pruned safely (FAILED_PRECONDITION, DEADLINES_IGNORED) are found by the running operation and stand in the
+        error of its `completed` event; then what is needed is not known, and no chunk is deleted.
         """
 
     @_abc_1.abstractmethod
@@ -345,7 +381,7 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshot_agent_pb2.DeleteSnapshotRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshot_agent_pb2.DeleteSnapshotResponse, _abc.Awaitable[_snapshot_agent_pb2.DeleteSnapshotResponse]]:
-        """DeleteSnapshot removes a snapshot from the repository. Chunks stay, as other snapshots may need them.
+        """DeleteSnapshot removes a snapshot from the repository. Its chunks stay until a prune finds that nothing needs them.
 
         Errors: those of GetSnapshot.
         """

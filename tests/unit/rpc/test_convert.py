@@ -17,11 +17,11 @@ from agent.operations.order import RestoreOrder, SnapshotOrder
 from agent.operations.record import LoggedEvent
 from agent.repository.model import Entry, EntryType
 from agent.restore.request import IfNotEmpty
-from agent.rpc import convert
+from agent.rpc import convert, orders
 
 TABLES: list[tuple[Mapping[Any, int], type[enum.Enum], Any, str]] = [
     (convert.PROVIDERS, Provider, pb.Provider, "PROVIDER_"),
-    (convert.IF_NOT_EMPTY, IfNotEmpty, pb.IfNotEmpty, "IF_NOT_EMPTY_"),
+    (orders.IF_NOT_EMPTY, IfNotEmpty, pb.IfNotEmpty, "IF_NOT_EMPTY_"),
     (convert.KINDS, events.OperationKind, pb.OperationKind, "OPERATION_KIND_"),
     (convert.STATES, events.OperationState, pb.OperationState, "OPERATION_STATE_"),
     (convert.STAGES, events.Stage, pb.Stage, "STAGE_"),
@@ -40,10 +40,10 @@ def test_every_enum_both_ways(table: Mapping[Any, int], values: type[enum.Enum],
     }
     unset = next(iter(values))
     for value in values:
-        assert convert.from_enum(table, table[value], unset, "field") is value
-    assert convert.from_enum(table, 0, unset, "field") is unset
+        assert orders.from_enum(table, table[value], unset, "field") is value
+    assert orders.from_enum(table, 0, unset, "field") is unset
     with pytest.raises(InvalidRequestError, match="field has the unknown value 99"):
-        convert.from_enum(table, 99, unset, "field")
+        orders.from_enum(table, 99, unset, "field")
 
 
 TOTALS = events.ScanTotals(9, 2, 1, events.ClassTotals(3, 100), events.ClassTotals(4, 50), True)
@@ -102,7 +102,7 @@ def test_orders() -> None:
     keys = pb.Credentials(access_key_id="a", secret_access_key="b", session_token="c")
     storage = pb.Storage(bucket="b", prefix="p", region="r", credentials=keys)
     wanted = StorageConfig(Provider.R2, "b", "p", "", "r", credentials=Credentials("a", "b", "c"))
-    assert convert.snapshot_order(
+    assert orders.snapshot_order(
         pb.SnapshotRequest(
             request_id="i",
             workspace="/w",
@@ -115,7 +115,7 @@ def test_orders() -> None:
         ),
         CONFIGURED,
     ) == SnapshotOrder("i", "/w", ("e",), ("n",), True, True, wanted, True)
-    assert convert.restore_order(
+    assert orders.restore_order(
         pb.RestoreRequest(snapshot="s", target="/t", if_not_empty=pb.IF_NOT_EMPTY_MIRROR, paths=[b"\xff"]),
         CONFIGURED,
     ) == RestoreOrder("", "s", "/t", IfNotEmpty.MIRROR, (b"\xff",), None)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
-from botocore.auth import S3SigV4Auth
+from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials as BotoCredentials
@@ -19,7 +19,7 @@ from agent.errors import ConfigError
 from agent.storage.failure import FailureKind
 from agent.storage.http_head import parse_head
 from agent.storage.s3 import open_client
-from agent.storage.sigv4 import NO_PAYLOAD, UNSIGNED, Keys, signed_headers
+from agent.storage.sigv4 import NO_PAYLOAD, UNSIGNED, Keys, signed_headers, signed_query
 from agent.storage.stream_requests import Requests, refusal
 
 CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "a/session+token==")
@@ -94,6 +94,29 @@ def test_signatures_are_those_of_botocore(
     signature = auth.signature(auth.string_to_sign(request, auth.canonical_request(request)), request)
     assert ours["authorization"].endswith(f"Signature={signature}")
     assert f"Credential={auth.scope(request)}," in ours["authorization"]
+
+
+@given(
+    st.sampled_from(["PUT", "DELETE"]),
+    st.text(alphabet="abcXYZ/-_.~%ü", min_size=1),
+    st.integers(0, 4_000_000_000),
+    st.integers(1, 604_800),
+    st.sampled_from(["", CREDENTIALS.session_token]),
+)
+def test_queries_that_expire_are_signed_as_botocore_does(
+    method: str, key: str, epoch: int, seconds: int, token: str
+) -> None:
+    path = f"/bucket/{quote(key, safe='/-_.~')}"
+    keys = Keys(CREDENTIALS.access_key_id, CREDENTIALS.secret_access_key, token, "eu-west-1")
+    ours = signed_query(method, "store:9000", path, keys, epoch, seconds)
+
+    request = AWSRequest(method, f"http://store:9000{path}")
+    boto = BotoCredentials(keys.access_key_id, keys.secret_access_key, token or None)
+    now = datetime.datetime.fromtimestamp(epoch, datetime.timezone.utc)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.auth.get_current_datetime", lambda: now)
+        S3SigV4QueryAuth(boto, "s3", "eu-west-1", expires=seconds).add_auth(request)
+    assert parse_qs(ours) == parse_qs(urlsplit(request.url).query)
 
 
 def test_ranges_and_sizes() -> None:

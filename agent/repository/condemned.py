@@ -1,0 +1,155 @@
+"""Records of chunks that will be deleted, for prunes that do it and for snapshots that must not rely on them.
+
+A record is ``condemned/<record id>/chunks``: 16 bytes of MAGIC, the ids (32 bytes each), and the BLAKE3-256 of what
+stands before. Beside it ``done`` appears when it was worked off; both are removed later, ``chunks`` first.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from blake3 import blake3
+
+from agent.errors import DataLossError, ObjectNotFoundError
+from agent.repository.grace import Grace
+from agent.storage.store import ObjectInfo, Store
+
+CONDEMNED = "condemned/"
+MAGIC = b"GPUSNAP-CONDEMND"
+
+IDS_PER_RECORD = 1 << 16
+"""A record has 2 MiB at most."""
+
+_ID_BYTES = 32
+_RECORD_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
+_ATTEMPTS = 3
+"""A record that arrives damaged is read so often: the damage may be on the way."""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One record as a listing shows it: when it was written, and when it was worked off (``None``: not yet)."""
+
+    id: str
+    written_s: int
+    done_s: int | None
+
+
+def list_records(store: Store) -> list[Record]:
+    """Returns all records, the oldest first; what is not a record is left out."""
+    written: dict[str, int] = {}
+    done: dict[str, int] = {}
+    for found in store.list(CONDEMNED):
+        record_id, name = _parse(found)
+        if name == "chunks":
+            written[record_id] = found.modified_s
+        elif name == "done":
+            done[record_id] = found.modified_s
+    records = [Record(record_id, when, done.get(record_id)) for record_id, when in written.items()]
+    return sorted(records, key=lambda record: record.written_s)
+
+
+def is_open(store: Store, record: Record) -> bool:
+    """Says whether a record is still there and not worked off; asks the store now."""
+    names = {_parse(found)[1] for found in store.list(f"{CONDEMNED}{record.id}/")}
+    return "chunks" in names and "done" not in names
+
+
+def read_record(store: Store, record: Record) -> list[bytes]:
+    """Returns the ids in a record; none if it was removed meanwhile.
+
+    Raises:
+        DataLossError: it is damaged.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            data = store.read(_chunks(record.id))
+        except ObjectNotFoundError:
+            return []
+        try:
+            return _decode(data, f"{store.location}/{_chunks(record.id)}")
+        except DataLossError:
+            if attempt + 1 == _ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def read_all(store: Store, now: int, grace: Grace) -> dict[bytes, int]:
+    """Returns every chunk that prunes may delete from now on, and when the first record that says so was written.
+
+    Args:
+        now: the store's clock.
+
+    Raises:
+        DataLossError: a record is damaged.
+    """
+    found: dict[bytes, int] = {}
+    for record in list_records(store):
+        if not _is_settled(record, now, grace):
+            for chunk in read_record(store, record):
+                found.setdefault(chunk, record.written_s)
+    return found
+
+
+def write_records(store: Store, chunks: Sequence[bytes]) -> None:
+    """Condemns chunks, in as many records as that takes."""
+    for start in range(0, len(chunks), IDS_PER_RECORD):
+        record_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(8)}"
+        store.write(_chunks(record_id), encode(chunks[start : start + IDS_PER_RECORD]))
+
+
+def mark_done(store: Store, record: Record) -> None:
+    """Says that a record was worked off. Empty, so that its time is that of its appearance."""
+    store.write(_done(record.id), b"")
+
+
+def remove_settled(store: Store, now: int, grace: Grace) -> int:
+    """Removes the records that were worked off so long ago that no delete of theirs is under way; returns how many."""
+    names: dict[str, set[str]] = {}
+    for found in store.list(CONDEMNED):
+        record_id, name = _parse(found)
+        names.setdefault(record_id, set()).add(name)
+    settled = [record.id for record in list_records(store) if _is_settled(record, now, grace)]
+    # A removal that was interrupted leaves "done" alone.
+    settled += [record_id for record_id, found in names.items() if found == {"done"}]
+    for record_id in settled:
+        # What it says first, so that nobody ever sees it open again.
+        store.delete(_chunks(record_id))
+        store.delete(_done(record_id))
+    return len(settled)
+
+
+def _is_settled(record: Record, now: int, grace: Grace) -> bool:
+    return record.done_s is not None and now - record.done_s >= grace.settle
+
+
+def encode(chunks: Iterable[bytes]) -> bytes:
+    """Returns the bytes of a record."""
+    body = MAGIC + b"".join(chunks)
+    return body + blake3(body).digest()
+
+
+def _decode(data: bytes, where: str) -> list[bytes]:
+    body, digest = data[:-_ID_BYTES], data[-_ID_BYTES:]
+    if not body.startswith(MAGIC) or blake3(body).digest() != digest or (len(body) - len(MAGIC)) % _ID_BYTES:
+        raise DataLossError(
+            f"{where} is damaged", hint="run `gpusnap prune`: it sets the record aside, and nothing else is affected"
+        )
+    return [body[start : start + _ID_BYTES] for start in range(len(MAGIC), len(body), _ID_BYTES)]
+
+
+def _parse(found: ObjectInfo) -> tuple[str, str]:
+    """Returns the record and the name of an object; both empty for what is none of ours."""
+    record_id, _, name = found.key.removeprefix(CONDEMNED).partition("/")
+    return (record_id, name) if _RECORD_ID.fullmatch(record_id) else ("", "")
+
+
+def _chunks(record_id: str) -> str:
+    return f"{CONDEMNED}{record_id}/chunks"
+
+
+def _done(record_id: str) -> str:
+    return f"{CONDEMNED}{record_id}/done"
