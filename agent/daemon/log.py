@@ -20,7 +20,7 @@ def set_up_log(level: str, environ: Mapping[str, str]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JournalFormatter() if _journal_reads(environ) else _PlainFormatter())
     logging.basicConfig(level=LEVELS[level], handlers=[handler], force=True)
-    for talkative in ("botocore", "boto3", "urllib3", "asyncio"):
+    for talkative in ("botocore", "urllib3", "asyncio"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
 
 

@@ -10,84 +10,60 @@ import mmap
 import secrets
 from collections.abc import Callable
 
-from agent.config.model import StorageConfig
-from agent.config.provider import ResolvedStorage
 from agent.errors import DeadlinePassedError, DeadlinesIgnoredError, NoSpaceError, StorageAccessDeniedError
 from agent.storage.clock import CLOCK, read_clock
-from agent.storage.failure import Failure, FailureKind
-from agent.storage.http_head import BrokenAnswerError
 from agent.storage.local import open_local, size_of
-from agent.storage.retry import ANSWER_SECONDS, SHORTEST_SECONDS, STALL_SECONDS, RetryPolicy
+from agent.storage.s3_exchange import Exchange
 from agent.storage.store import Deadline, Store
-from agent.storage.stream_connection import Connection, StaleConnectionError
-from agent.storage.stream_requests import RefusedError, Requests, refusal
 
 LATE_SECONDS = 60
 """How late the requests are with which a store is tried."""
 
 ONE_PUT_BYTES = 5 * 10**9
-"""What S3 takes with one PUT. Parts have no time of their own: their end could come at any time."""
+"""What S3 takes with one PUT. Nothing goes in parts: each provider has quirks there, and parts have no deadline."""
 
 
 class RequestsBefore:
-    """Sends requests with deadlines. For any thread.
+    """Sends requests with deadlines. For any thread; all may raise what ``Exchange.ask`` raises.
 
-    Args:
-        storage: the bucket, the prefix and the credentials.
-        resolved: its endpoint, region and addressing style.
-        retry_seconds: how long a store that does not answer is tried.
+    A refusal for lateness is StorageAccessDeniedError.
     """
 
-    def __init__(self, storage: StorageConfig, resolved: ResolvedStorage, retry_seconds: float) -> None:
-        self._requests = Requests(storage, resolved)
-        self._policy = RetryPolicy(retry_seconds)
-        longest = max(retry_seconds / 2, SHORTEST_SECONDS)
-        self._patience = min(STALL_SECONDS, longest), min(ANSWER_SECONDS, longest)
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
 
     def put(self, key: str, path: str, deadline: Deadline) -> None:
-        """Stores a local file.
-
-        Raises:
-            StorageAccessDeniedError: the store refused it, perhaps as its time was over.
-            GpusnapError: it failed otherwise.
-        """
-        size = size_of(path)
-        if size > ONE_PUT_BYTES:
-            raise NoSpaceError(f"{path} has {size:,} bytes, and a store takes {ONE_PUT_BYTES:,} with one request")
-        with open_local(path) as file:
-            # An empty file cannot be mapped.
-            body = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if size else b"")
-        self.put_bytes(key, body, deadline)
+        """Stores a local file; raises NoSpaceError if it is too large for one request."""
+        self.put_bytes(key, mapped(path), deadline)
 
     def put_bytes(self, key: str, data: memoryview, deadline: Deadline) -> None:
-        """Stores bytes; raises as ``put``."""
+        """Stores bytes."""
         self._send("PUT", key, data, deadline)
 
     def delete(self, key: str, deadline: Deadline) -> None:
-        """Deletes an object; raises as ``put``."""
+        """Deletes an object."""
         self._send("DELETE", key, memoryview(b""), deadline)
 
     def _send(self, method: str, key: str, body: memoryview, deadline: Deadline) -> None:
-        def attempt() -> None:
-            connection = self._requests.connection()
-            try:
-                self._exchange(connection, lambda: self._requests.before(method, key, len(body), deadline), body)
-            except RefusedError as error:
-                raise self._requests.error(error.failure, key) from error
-            except (OSError, BrokenAnswerError, StaleConnectionError) as error:
-                text = str(error) or type(error).__name__
-                raise self._requests.error(Failure(FailureKind.UNAVAILABLE, text), key) from error
-            finally:
-                connection.close()
+        def request() -> bytes:
+            return self._exchange.requests.before(method, key, len(body), deadline)
 
-        self._policy.call(attempt)
+        self._exchange.ask(key, request, lambda connection, _: connection.read_text(), body)
 
-    def _exchange(self, connection: Connection, head: Callable[[], bytes], body: memoryview) -> None:
-        connection.begin(*self._patience)
-        answer = connection.request(head(), body)
-        text = connection.read_text()
-        if not 200 <= answer.status < 300:
-            raise refusal(answer, text)
+
+def mapped(path: str) -> memoryview:
+    """Returns the bytes of a local file that nobody else writes, without reading them.
+
+    Raises:
+        NoSpaceError: one request does not take so many.
+        PathNotFoundError, LocalPermissionError, LocalIoError: it cannot be read.
+    """
+    size = size_of(path)
+    if size > ONE_PUT_BYTES:
+        raise NoSpaceError(f"{path} has {size:,} bytes, and a store takes {ONE_PUT_BYTES:,} with one request")
+    with open_local(path) as file:
+        # An empty file cannot be mapped.
+        return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) if size else b"")
 
 
 def in_time(store: Store, deadline: Deadline, attempt: Callable[[], None]) -> None:

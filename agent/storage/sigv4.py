@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
 
 UNSIGNED = "UNSIGNED-PAYLOAD"
 NO_PAYLOAD = hashlib.sha256().hexdigest()
+
+_NOTHING: Mapping[str, str] = {}
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -25,25 +28,37 @@ class Keys(msgspec.Struct, frozen=True):
     region: str
 
 
-def signed_headers(method: str, host: str, path: str, payload: str, keys: Keys, epoch: float) -> dict[str, str]:
-    """Returns the headers that sign a request without a query.
+def signed_headers(
+    method: str,
+    host: str,
+    path: str,
+    payload: str,
+    keys: Keys,
+    epoch: float,
+    query: str = "",
+    more: Mapping[str, str] = _NOTHING,
+) -> dict[str, str]:
+    """Returns the headers that sign a request.
 
     Args:
-        method: GET or PUT.
+        method: such as GET or PUT.
         host: the Host header.
         path: the percent-encoded path.
         payload: the SHA-256 of the body in hex, or ``UNSIGNED``.
         keys: whose request it is.
         epoch: seconds since 1970.
+        query: the percent-encoded query, its parameters ordered by name.
+        more: further headers to sign, with names in lower case; a store demands that of all ``x-amz-``.
     """
     stamp = _stamp(epoch)
-    headers = {"host": host, "x-amz-content-sha256": payload, "x-amz-date": stamp}
+    headers = {"host": host, "x-amz-content-sha256": payload, "x-amz-date": stamp, **more}
     if keys.token:
         headers["x-amz-security-token"] = keys.token
+    headers = dict(sorted(headers.items()))
     names = ";".join(headers)
     lines = "".join(f"{name}:{value}\n" for name, value in headers.items())
     scope = _scope(stamp, keys)
-    signature = _signature(f"{method}\n{path}\n\n{lines}\n{names}\n{payload}", stamp, keys)
+    signature = _signature(f"{method}\n{path}\n{query}\n{lines}\n{names}\n{payload}", stamp, keys)
     headers["authorization"] = (
         f"AWS4-HMAC-SHA256 Credential={keys.access_key_id}/{scope}, SignedHeaders={names}, Signature={signature}"
     )

@@ -63,7 +63,7 @@ class Connection:
         self.last_moved = time.monotonic()
 
     def request(self, head: bytes, body: memoryview | None = None) -> Head:
-        """Sends a request and returns the head of its answer.
+        """Sends a request and returns the head of its answer. The answer to HEAD has no body.
 
         Raises:
             OSError, BrokenAnswerError, StaleConnectionError, CancelledError: it did not work; the connection is closed.
@@ -82,6 +82,8 @@ class Connection:
                     raise
             connection.settimeout(self._answer_patience if body else self._patience)
             answer = self._read_head(connection)
+            if head.startswith(b"HEAD "):
+                self._left = 0
             connection.settimeout(self._patience)
         except (OSError, BrokenAnswerError) as error:
             was_kept = self._answers > 0 and not self._ahead and not isinstance(error, TimeoutError)
@@ -117,21 +119,47 @@ class Connection:
             self._left -= count
         return count
 
+    def read_all(self, limit: int) -> bytes:
+        """Returns the whole body.
+
+        Raises:
+            BrokenAnswerError: it ended too soon, or is longer than ``limit``; the connection is closed.
+            OSError, CancelledError: the connection broke, and is closed.
+        """
+        received = bytearray()
+        if not self._collect(received, limit):
+            self.close()
+            raise BrokenAnswerError(f"the answer's body ended too soon, or is longer than {limit:,} bytes")
+        return self._joined(received)
+
     def read_text(self) -> str:
-        """Returns the rest of the body, as far as it is needed to tell what it says. Never fails."""
-        data = b""
-        buffer = memoryview(bytearray(TEXT_BYTES))
-        chunked = self._head is not None and self._head.is_chunked
+        """Returns the body, as far as it is needed to tell what it says. Never fails."""
+        received = bytearray()
         try:
-            while len(data) < TEXT_BYTES and (count := self.read_into(buffer)):
-                data += buffer[:count]
-                if chunked and join_chunks(data)[1]:
-                    self._left = 0
-            if chunked:
-                data = join_chunks(data)[0]
+            if not self._collect(received, TEXT_BYTES):
+                self.close()
+            return self._joined(received).decode("utf-8", "replace")
         except (OSError, BrokenAnswerError, CancelledError):
             self.close()
-        return data.decode("utf-8", "replace")
+            return received.decode("utf-8", "replace")
+
+    def _collect(self, received: bytearray, limit: int) -> bool:
+        """Appends the body as it comes; says whether it came to its end within the limit."""
+        expected = self._left
+        buffer = memoryview(bytearray(min(limit, PIECE_BYTES)))
+        while len(received) <= limit and (count := self.read_into(buffer)):
+            received += buffer[:count]
+            if self._is_chunked and received.endswith(END_OF_HEAD) and join_chunks(bytes(received))[1]:
+                self._left = 0
+                return True
+        return not self._is_chunked and len(received) <= limit and expected in (None, len(received))
+
+    def _joined(self, received: bytearray) -> bytes:
+        return join_chunks(bytes(received))[0] if self._is_chunked else bytes(received)
+
+    @property
+    def _is_chunked(self) -> bool:
+        return self._head is not None and self._head.is_chunked
 
     def cut(self) -> None:
         """Ends what blocks, now and later; for any thread."""

@@ -1,19 +1,16 @@
-"""What the stream engine says to an S3 store, and what the store's refusals mean."""
+"""What is said to an S3 store, and what the store's refusals mean."""
 
 from __future__ import annotations
 
-import functools
 import html
 import os
 import re
 import ssl
-import threading
 import time
+from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
-import botocore
 import msgspec
-from botocore.exceptions import BotoCoreError
 
 from agent import version
 from agent.config.model import StorageConfig
@@ -22,11 +19,12 @@ from agent.errors import ConfigError, GpusnapError
 from agent.storage.failure import Failure, FailureKind, kind_of, to_error
 from agent.storage.http_head import Head
 from agent.storage.keys import check_key, clean_prefix, join
-from agent.storage.session import open_session
+from agent.storage.session import KeySource, NoKeysError
 from agent.storage.sigv4 import NO_PAYLOAD, Keys, signed_headers, signed_query
 from agent.storage.store import Deadline
 from agent.storage.stream_connection import Connection
 
+_NOTHING: Mapping[str, str] = {}
 _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _CODE = re.compile(r"<Code>([^<]{1,200})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
@@ -82,13 +80,12 @@ class Requests:
     """
 
     def __init__(self, storage: StorageConfig, resolved: ResolvedStorage) -> None:
-        self._storage = storage
+        self._bucket = storage.bucket
         self._prefix = clean_prefix(storage.prefix)
-        self._region = resolved.region
+        self._keys = KeySource(storage, resolved.region)
         self._address = address_of(storage.bucket, resolved)
         self._location = f"s3://{storage.bucket} at {resolved.endpoint_url or 'AWS'}"
         self._tls = _trust() if self._address.is_tls else None
-        self._lock = threading.Lock()
 
     @property
     def is_tls(self) -> bool:
@@ -109,11 +106,32 @@ class Requests:
         headers = {}
         if begin or end is not None:
             headers["range"] = f"bytes={begin}-{'' if end is None else end - 1}"
-        return self._request("GET", key, NO_PAYLOAD, headers)
+        return self.about("GET", key, headers)
 
     def put(self, key: str, size: int, payload: str) -> bytes:
         """Returns the head of the request that stores ``size`` bytes; raises as ``get``."""
-        return self._request("PUT", key, payload, {"content-length": str(size)})
+        return self.about("PUT", key, {"content-length": str(size)}, payload)
+
+    def about(self, method: str, key: str, headers: Mapping[str, str] = _NOTHING, payload: str = NO_PAYLOAD) -> bytes:
+        """Returns the head of any request about an object; raises as ``get``.
+
+        Args:
+            method: such as HEAD.
+            key: the object.
+            headers: further headers, with names in lower case.
+            payload: the SHA-256 of the body in hex, or ``UNSIGNED``.
+        """
+        return self._signed(method, self._path(key), headers, payload)
+
+    def bucket(self, method: str, query: Mapping[str, str] = _NOTHING) -> bytes:
+        """Returns a request about the bucket; raises as ``get``."""
+        encoded = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
+        return self._signed(method, self._address.path or "/", {}, NO_PAYLOAD, encoded)
+
+    def copy(self, source: str, key: str) -> bytes:
+        """Returns the request that stores a copy of an object under another key; raises as ``get``."""
+        origin = quote(f"/{self._bucket}/{join(self._prefix, check_key(source))}", safe="/-_.~")
+        return self.about("PUT", key, {"content-length": "0", "x-amz-copy-source": origin})
 
     def before(self, method: str, key: str, size: int, deadline: Deadline) -> bytes:
         """Returns the head of a request that the store refuses after the deadline; raises as ``get``.
@@ -124,35 +142,28 @@ class Requests:
         """
         path = self._path(key)
         host = self._address.host_header
-        query = signed_query(method, host, path, self._keys(), deadline.begin_s, deadline.seconds)
+        query = signed_query(method, host, path, self._current_keys(), deadline.begin_s, deadline.seconds)
         return _head(method, f"{path}?{query}", {"host": host, "content-length": str(size)})
 
     def error(self, failure: Failure, key: str) -> GpusnapError:
-        """Returns the error of the hierarchy for a failure about an object."""
-        return to_error(failure, self._location, join(self._prefix, key))
+        """Returns the error of the hierarchy for a failure about an object, or about the bucket (empty)."""
+        return to_error(failure, self._location, join(self._prefix, key) if key else "")
 
-    def _request(self, method: str, key: str, payload: str, more: dict[str, str]) -> bytes:
-        path = self._path(key)
-        signed = signed_headers(method, self._address.host_header, path, payload, self._keys(), time.time())
-        return _head(method, path, {**signed, **more})
+    def _signed(self, method: str, path: str, headers: Mapping[str, str], payload: str, query: str = "") -> bytes:
+        own = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
+        signed = signed_headers(
+            method, self._address.host_header, path, payload, self._current_keys(), time.time(), query, own
+        )
+        return _head(method, f"{path}?{query}" if query else path, {**signed, **headers})
 
     def _path(self, key: str) -> str:
         return f"{self._address.path}/{quote(join(self._prefix, check_key(key)), safe='/-_.~')}"
 
-    def _keys(self) -> Keys:
+    def _current_keys(self) -> Keys:
         try:
-            with self._lock:
-                found = self._credentials
-            if found is None:
-                raise _no_credentials("no credentials were found")
-            now = found.get_frozen_credentials()  # refreshed when short-lived ones run out
-        except BotoCoreError as error:
+            return self._keys.keys()
+        except NoKeysError as error:
             raise _no_credentials(str(error)) from error
-        return Keys(now.access_key, now.secret_key, now.token or "", self._region)
-
-    @functools.cached_property
-    def _credentials(self):  # type: ignore[no-untyped-def]  # botocore has no types
-        return open_session(self._storage).get_credentials()
 
 
 def _head(method: str, target: str, headers: dict[str, str]) -> bytes:
@@ -186,6 +197,8 @@ def _trust() -> ssl.SSLContext:
     bundle = os.environ.get("AWS_CA_BUNDLE", "")
     paths = ssl.get_default_verify_paths()
     if not (bundle or paths.cafile or paths.capath):
+        import botocore  # not at the top: few systems are without trust
+
         bundle = os.path.join(os.path.dirname(botocore.__file__), "cacert.pem")
     if bundle:
         try:

@@ -1,10 +1,13 @@
-"""What the stream engine says to a store: compared with what boto3 would say."""
+"""What is said to a store: compared with what botocore would say."""
 
 from __future__ import annotations
 
 import datetime
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+import botocore.session
+import msgspec
 import pytest
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
@@ -14,11 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.model import Credentials, Provider, StorageConfig
-from agent.config.provider import resolve
+from agent.config.provider import ResolvedStorage, resolve
 from agent.errors import ConfigError
 from agent.storage.failure import FailureKind
 from agent.storage.http_head import parse_head
-from agent.storage.s3 import open_client
 from agent.storage.sigv4 import NO_PAYLOAD, UNSIGNED, Keys, signed_headers, signed_query
 from agent.storage.stream_requests import Requests, refusal
 
@@ -48,28 +50,59 @@ def parsed(request: bytes) -> tuple[str, str, dict[str, str]]:
     return method, path, dict(header.split(": ", 1) for header in headers)
 
 
-@pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: f"{storage.provider.value}-{storage.region}")
-def test_objects_are_where_boto3_finds_them(storage: StorageConfig) -> None:
-    storage = StorageConfig(
-        storage.provider, storage.bucket, "pre/fix", storage.endpoint, storage.region, credentials=CREDENTIALS
+def sent_by_botocore(storage: StorageConfig, resolved: ResolvedStorage, operation: str, **arguments: object) -> Any:
+    """Returns the request that botocore would send."""
+    session = botocore.session.Session()
+    session.set_credentials(CREDENTIALS.access_key_id, CREDENTIALS.secret_access_key, CREDENTIALS.session_token)
+    config = Config(
+        region_name=resolved.region,
+        s3={"addressing_style": "path" if resolved.path_style else "auto"},
+        request_checksum_calculation="when_required",
     )
-    resolved = resolve(storage)
-    client = open_client(storage, resolved, 1.0)
-    sent: list[str] = []
+    client = session.create_client("s3", endpoint_url=resolved.endpoint_url or None, config=config)
+    sent: list[AWSPreparedRequest] = []
 
     def catch(request: AWSPreparedRequest, **_: object) -> None:
-        sent.append(request.url)
+        sent.append(request)
         raise KeyboardInterrupt
 
-    client.meta.events.register("before-send.s3.GetObject", catch)
+    client.meta.events.register("before-send.s3", catch)
     with pytest.raises(KeyboardInterrupt):
-        client.get_object(Bucket=storage.bucket, Key=f"pre/fix/{KEY}")
-    url = urlsplit(sent[0])
+        getattr(client, operation)(Bucket=storage.bucket, **arguments)
+    return sent[0]
+
+
+@pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: f"{storage.provider.value}-{storage.region}")
+def test_objects_are_where_botocore_finds_them(storage: StorageConfig) -> None:
+    storage = msgspec.structs.replace(storage, prefix="pre/fix", credentials=CREDENTIALS)
+    resolved = resolve(storage)
     requests = Requests(storage, resolved)
-    method, path, headers = parsed(requests.get(KEY, 0, None))
-    default = ":443" if url.scheme == "https" else ":80"
-    assert (method, path, headers["host"]) == ("GET", url.path, url.netloc.removesuffix(default))
-    assert requests.is_tls == (url.scheme == "https")
+    for operation, arguments, ours in (
+        ("get_object", {"Key": f"pre/fix/{KEY}"}, requests.get(KEY, 0, None)),
+        ("head_bucket", {}, requests.bucket("HEAD")),
+    ):
+        theirs = sent_by_botocore(storage, resolved, operation, **arguments)
+        url = urlsplit(theirs.url)
+        method, path, headers = parsed(ours)
+        default = ":443" if url.scheme == "https" else ":80"
+        assert (method, path, headers["host"]) == (theirs.method, url.path or "/", url.netloc.removesuffix(default))
+        assert requests.is_tls == (url.scheme == "https")
+
+
+def test_what_is_asked_of_a_bucket_and_inside_it_is_what_botocore_asks() -> None:
+    storage = msgspec.structs.replace(STORAGES[5], credentials=CREDENTIALS)
+    resolved = resolve(storage)
+    requests = Requests(storage, resolved)
+    theirs = sent_by_botocore(storage, resolved, "list_objects_v2", Prefix=KEY, Delimiter="/", ContinuationToken="+/=")
+    query = {"list-type": "2", "prefix": KEY, "delimiter": "/", "continuation-token": "+/=", "encoding-type": "url"}
+    method, target, _ = parsed(requests.bucket("GET", query))
+    assert (method, urlsplit(target).path) == (theirs.method, urlsplit(theirs.url).path)
+    assert parse_qs(urlsplit(target).query) == parse_qs(urlsplit(theirs.url).query)
+    origin = {"Bucket": storage.bucket, "Key": KEY}
+    theirs = sent_by_botocore(storage, resolved, "copy_object", Key="to", CopySource=origin)
+    method, path, headers = parsed(requests.copy(KEY, "to"))
+    assert (method, path) == (theirs.method, urlsplit(theirs.url).path)
+    assert headers["x-amz-copy-source"] == "/" + theirs.headers["x-amz-copy-source"].decode()
 
 
 @given(
@@ -79,13 +112,16 @@ def test_objects_are_where_boto3_finds_them(storage: StorageConfig) -> None:
     token=st.sampled_from(["", "a/session+token=="]),
     epoch=st.integers(1_000_000_000, 4_000_000_000),
     region=st.sampled_from(["us-east-1", "auto"]),
+    query=st.sampled_from(["", "list-type=2&prefix=a%20b%2Fc"]),
+    more=st.sampled_from([{}, {"x-amz-copy-source": "/bucket/a%20b"}]),
 )
 def test_signatures_are_those_of_botocore(
-    method: str, path: str, is_signed: bool, token: str, epoch: int, region: str
+    method: str, path: str, is_signed: bool, token: str, epoch: int, region: str, query: str, more: dict[str, str]
 ) -> None:
     keys = Keys("AKIDEXAMPLE", CREDENTIALS.secret_access_key, token, region)
-    ours = signed_headers(method, "store:9000", path, NO_PAYLOAD if is_signed else UNSIGNED, keys, epoch)
-    request = AWSRequest(method, f"http://store:9000{path}")
+    payload = NO_PAYLOAD if is_signed else UNSIGNED
+    ours = signed_headers(method, "store:9000", path, payload, keys, epoch, query, more)
+    request = AWSRequest(method, f"http://store:9000{path}{'?' if query else ''}{query}", headers=more)
     request.context["client_config"] = Config(s3={"payload_signing_enabled": is_signed})
     auth = S3SigV4Auth(BotoCredentials("AKIDEXAMPLE", CREDENTIALS.secret_access_key, token or None), "s3", region)
     stamp = datetime.datetime.fromtimestamp(epoch, datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
