@@ -6,6 +6,8 @@ its way, then changes nothing any more, whatever happened in the meantime.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import mmap
 import secrets
 from collections.abc import Callable
@@ -45,8 +47,11 @@ class RequestsBefore:
         self._send("DELETE", key, memoryview(b""), deadline)
 
     def _send(self, method: str, key: str, body: memoryview, deadline: Deadline) -> None:
+        # A query that is signed says nothing of the body.
+        md5 = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+
         def request() -> bytes:
-            return self._exchange.requests.before(method, key, len(body), deadline)
+            return self._exchange.requests.before(method, key, len(body), md5, deadline)
 
         self._exchange.ask(key, request, lambda connection, _: connection.read_text(), body)
 

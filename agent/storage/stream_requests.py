@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import os
 import re
@@ -20,7 +21,7 @@ from agent.storage.failure import Failure, FailureKind, kind_of, to_error
 from agent.storage.http_head import Head
 from agent.storage.keys import check_key, clean_prefix, join
 from agent.storage.session import KeySource, NoKeysError
-from agent.storage.sigv4 import NO_PAYLOAD, Keys, signed_headers, signed_query
+from agent.storage.sigv4 import NO_PAYLOAD, UNSIGNED, Keys, signed_headers, signed_query
 from agent.storage.store import Deadline
 from agent.storage.stream_connection import Connection
 
@@ -109,8 +110,18 @@ class Requests:
         return self.about("GET", key, headers)
 
     def put(self, key: str, size: int, payload: str) -> bytes:
-        """Returns the head of the request that stores ``size`` bytes; raises as ``get``."""
-        return self.about("PUT", key, {"content-length": str(size)}, payload)
+        """Returns the head of the request that stores ``size`` bytes; raises as ``get``.
+
+        Args:
+            key: the object.
+            size: bytes of the body.
+            payload: the SHA-256 of the body in hex, or ``UNSIGNED``.
+        """
+        headers = {"content-length": str(size)}
+        if payload != UNSIGNED:
+            # Some stores compare the body with a checksum, but not with what was signed.
+            headers["x-amz-checksum-sha256"] = base64.b64encode(bytes.fromhex(payload)).decode()
+        return self.about("PUT", key, headers, payload)
 
     def about(self, method: str, key: str, headers: Mapping[str, str] = _NOTHING, payload: str = NO_PAYLOAD) -> bytes:
         """Returns the head of any request about an object; raises as ``get``.
@@ -133,17 +144,18 @@ class Requests:
         origin = quote(f"/{self._bucket}/{join(self._prefix, check_key(source))}", safe="/-_.~")
         return self.about("PUT", key, {"content-length": "0", "x-amz-copy-source": origin})
 
-    def before(self, method: str, key: str, size: int, deadline: Deadline) -> bytes:
+    def before(self, method: str, key: str, size: int, md5: str, deadline: Deadline) -> bytes:
         """Returns the head of a request that the store refuses after the deadline; raises as ``get``.
 
         Args:
             method: PUT or DELETE.
             size: bytes of the body.
+            md5: the MD5 of the body in Base64, with which every store compares it.
         """
         path = self._path(key)
         host = self._address.host_header
         query = signed_query(method, host, path, self._current_keys(), deadline.begin_s, deadline.seconds)
-        return _head(method, f"{path}?{query}", {"host": host, "content-length": str(size)})
+        return _head(method, f"{path}?{query}", {"host": host, "content-length": str(size), "content-md5": md5})
 
     def error(self, failure: Failure, key: str) -> GpusnapError:
         """Returns the error of the hierarchy for a failure about an object, or about the bucket (empty)."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import msgspec
 import pytest
 
-from agent.config.model import Credentials, Provider, StorageConfig
+from agent.config.model import Credentials, EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.errors import BucketNotFoundError, DataLossError, ObjectNotFoundError, StorageUnavailableError
+from agent.events import Direction
 from agent.repository import keys
 from agent.repository.repository import Repository
-from agent.storage.open import open_store
-from agent.storage.store import ObjectInfo, Store
-from tests.support.proxy import Fault, Proxy, answer
+from agent.storage.open import open_store, running_engine
+from agent.storage.store import Deadline, ObjectInfo, Store
+from tests.support.proxy import Fault, Proxy, Seen, answer
 from tests.support.seaweed import SeaweedServer
 
 LIST = """<?xml version="1.0"?><ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated>
@@ -135,3 +138,57 @@ def test_damage_on_the_way_is_read_again(real: tuple[Proxy, Store]) -> None:
     store.write(keys.REPOSITORY, b"[]")
     with pytest.raises(DataLossError):
         repository.info()
+
+
+CONTENT = bytes(range(256)) * 400
+
+
+def with_engine(engine: EngineChoice) -> Callable[[Proxy, Store, StorageConfig, Path], None]:
+    def upload(proxy: Proxy, store: Store, storage: StorageConfig, folder: Path) -> None:
+        transfer = TransferConfig(engine=engine, connections=1, retry_seconds=5.0)
+        with running_engine(storage, transfer, str(folder), Direction.UPLOAD) as running:
+            outgoing = running.outgoing(len(CONTENT))
+            outgoing.write(CONTENT)
+            assert running.upload(outgoing, "key").result(30.0).attempts == 2
+
+    return upload
+
+
+def upload_file(proxy: Proxy, store: Store, storage: StorageConfig, folder: Path) -> None:
+    (folder / "file").write_bytes(CONTENT)
+    store.upload("key", str(folder / "file"))
+
+
+def upload_in_time(proxy: Proxy, store: Store, storage: StorageConfig, folder: Path) -> None:
+    (folder / "file").write_bytes(CONTENT)
+    store.upload_before("key", str(folder / "file"), Deadline(int(time.time()), 60))
+
+
+UPLOADS: dict[str, Callable[[Proxy, Store, StorageConfig, Path], None]] = {
+    "write": lambda proxy, store, storage, folder: store.write("key", CONTENT),
+    "upload": upload_file,
+    "upload before": upload_in_time,
+    "s5cmd": with_engine(EngineChoice.S5CMD),
+    "stream": with_engine(EngineChoice.STREAM),
+}
+
+
+@pytest.mark.parametrize("how", UPLOADS)
+def test_a_bit_that_is_flipped_on_its_way_up_is_noticed(
+    real: tuple[Proxy, Store], seaweed: SeaweedServer, bucket: str, tmp_path: Path, how: str
+) -> None:
+    proxy, store = real
+    damaged: list[Seen] = []
+
+    def once(seen: Seen) -> Fault | None:
+        is_content = seen.headers.get("content-length") == str(len(CONTENT))
+        if damaged or not is_content:
+            return None
+        damaged.append(seen)
+        return Fault(flip_at=999)
+
+    proxy.script = once
+    storage = msgspec.structs.replace(seaweed.storage_config(bucket), endpoint=proxy.endpoint)
+    UPLOADS[how](proxy, store, storage, tmp_path)
+    assert len(damaged) == 1
+    assert store.read("key") == CONTENT
