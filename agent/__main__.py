@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from agent import version
-from agent.config.keys import SECRET_KEYS
+from agent.config.keys import is_secret
 from agent.config.load import LoadedConfig, load
 from agent.config.report import lines, plain_values
 from agent.errors import ConfigError, GpusnapError
@@ -84,7 +84,7 @@ def _as_data(loaded: LoadedConfig) -> dict[str, dict[str, object]]:
     """Returns every key's value and origin, with secrets masked as in the report for people."""
     data: dict[str, dict[str, object]] = {}
     for key, value in plain_values(loaded.config).items():
-        shown = "********" if value and key in SECRET_KEYS else value
+        shown = "********" if value and is_secret(key) else value
         data[key] = {"value": shown, "origin": loaded.origins[key]}
     return data
 

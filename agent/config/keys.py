@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from agent.config import values
@@ -44,11 +45,51 @@ KEYS: Mapping[str, Reader] = MappingProxyType(
 )
 """The reader of each key, by "<table>.<key>", in the order in which they are shown."""
 
-TABLES = tuple(dict.fromkeys(key.partition(".")[0] for key in KEYS))
+PROVIDERS = "providers"
+"""The table whose own tables are further stores: "providers.<name>.<key>"."""
+
+PROVIDER_KEYS = (
+    "provider", "bucket", "prefix", "endpoint", "region", "profile", "access_key_id", "secret_access_key",
+    "session_token",
+)  # fmt: skip
+"""The keys of [storage] that a table [providers.NAME] has too."""
+
+TABLES = (*dict.fromkeys(key.partition(".")[0] for key in KEYS), PROVIDERS)
 """The tables of agent.toml."""
 
 CREDENTIAL_KEYS = ("storage.access_key_id", "storage.secret_access_key", "storage.session_token")
 """The keys that together are ``StorageConfig.credentials``."""
 
 SECRET_KEYS = frozenset({"storage.secret_access_key", "storage.session_token"})
-"""Keys whose values are never shown."""
+"""Keys of [storage] whose values are never shown."""
+
+_PROVIDER_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
+def is_secret(key: str) -> bool:
+    """Says whether a key's value is never shown."""
+    return f"storage.{key.rpartition('.')[2]}" in SECRET_KEYS
+
+
+def is_provider_name(name: str) -> bool:
+    """Says whether a table [providers.NAME] may have this name."""
+    return _PROVIDER_NAME.fullmatch(name) is not None
+
+
+def reader_of(key: str) -> Reader | None:
+    """Returns how the value of a key is read; ``None`` if there is no such key."""
+    table, _, rest = key.partition(".")
+    name, _, own = rest.partition(".")
+    if table == PROVIDERS and is_provider_name(name) and own in PROVIDER_KEYS:
+        return KEYS[f"storage.{own}"]
+    return KEYS.get(key)
+
+
+def all_keys(providers: Iterable[str]) -> list[str]:
+    """Returns every key that there is, with those of the tables [providers.NAME] of these names."""
+    return [*KEYS, *(f"{PROVIDERS}.{name}.{key}" for name in providers for key in PROVIDER_KEYS)]
+
+
+def table_of(key: str) -> str:
+    """Returns what stands before the last dot: "storage", or "providers.<name>"."""
+    return key.rpartition(".")[0]

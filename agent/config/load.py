@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from agent.config.keys import CREDENTIAL_KEYS, KEYS, SECRET_KEYS, TABLES
+from agent.config.keys import CREDENTIAL_KEYS, PROVIDERS, TABLES, all_keys, is_secret, reader_of, table_of
 from agent.config.model import Config, Credentials, Provider, StorageConfig
 from agent.config.provider import resolve
 from agent.config.sources import Given, Layer, from_aws, from_environment, from_file, from_flags, from_systemd
@@ -21,7 +21,7 @@ from agent.errors import ConfigError
 DEFAULT = "default"
 """The origin of a value that nothing gave."""
 
-_ACCESS_KEY_ID, _SECRET_ACCESS_KEY, _SESSION_TOKEN = CREDENTIAL_KEYS
+STORAGE = "storage"
 
 
 class LoadedConfig(msgspec.Struct, frozen=True):
@@ -51,8 +51,10 @@ def load(path: str | None, environ: Mapping[str, str], flags: Mapping[str, str])
         values[key] = _read(key, value)
     config = _build(values, given)
     if config.storage.configured or config.storage.provider is not Provider.S3:
-        _check_storage(config.storage, given)
-    origins = {key: given[key].origin if key in given else DEFAULT for key in KEYS}
+        _check_storage(STORAGE, config.storage, given)
+    for name, storage in config.providers.items():
+        _check_provider(f"{PROVIDERS}.{name}", storage, given)
+    origins = {key: given[key].origin if key in given else DEFAULT for key in all_keys(config.providers)}
     return LoadedConfig(config, MappingProxyType(origins))
 
 
@@ -60,10 +62,11 @@ def _overlay(layers: Sequence[Layer]) -> dict[str, Given]:
     """Takes each key from the first layer that has it; a session token only from where the access key id is."""
     given: dict[str, Given] = {}
     for layer in layers:
-        new = {key: value for key, value in layer.items() if key not in given}
-        if _ACCESS_KEY_ID in given:
-            new.pop(_SESSION_TOKEN, None)
-        given |= new
+        given |= {
+            key: value
+            for key, value in layer.items()
+            if key not in given and not (key.endswith(".session_token") and f"{table_of(key)}.access_key_id" in given)
+        }
     return given
 
 
@@ -84,41 +87,54 @@ def _useful_aws(aws: Layer, provider: Value, given: Layer) -> Layer:
 
 
 def _read(key: str, value: Given) -> Value:
+    read = reader_of(key)
+    assert read is not None
     try:
-        return KEYS[key](value.raw)
+        return read(value.raw)
     except NotAllowedError as error:
-        shown = "the value" if key in SECRET_KEYS else show(value.raw)
+        shown = "the value" if is_secret(key) else show(value.raw)
         message = f"{key}: {shown} from {value.origin} is not allowed; give {error}"
         raise ConfigError(message, metadata={"key": key}) from error
 
 
 def _build(values: Mapping[str, Value], given: Layer) -> Config:
-    tables: dict[str, dict[str, object]] = {table: {} for table in TABLES}
+    tables: dict[str, dict[str, object]] = {}
     for key, value in values.items():
-        table, _, name = key.partition(".")
-        if key not in CREDENTIAL_KEYS:
-            tables[table][name] = value
-    credentials = _credentials(values, given)
-    if credentials is not None:
-        tables["storage"]["credentials"] = credentials
-    return msgspec.convert(tables, Config)
+        tables.setdefault(table_of(key), {})[key.rpartition(".")[2]] = value
+    providers = sorted(table for table in tables if table.startswith(f"{PROVIDERS}."))
+    for table in [STORAGE, *providers]:
+        tables[table] = _with_credentials(table, tables.get(table, {}), given)
+    config: dict[str, object] = {table: tables.get(table, {}) for table in TABLES}
+    config[PROVIDERS] = {table.partition(".")[2]: tables[table] for table in providers}
+    return msgspec.convert(config, Config)
 
 
-def _credentials(values: Mapping[str, Value], given: Layer) -> Credentials | None:
-    present = [key for key in CREDENTIAL_KEYS if values.get(key)]
+def _with_credentials(table: str, values: Mapping[str, object], given: Layer) -> dict[str, object]:
+    """Returns the values of a store with its keys in one piece."""
+    names = [key.partition(".")[2] for key in CREDENTIAL_KEYS]
+    store = {name: value for name, value in values.items() if name not in names}
+    present = [f"{table}.{name}" for name in names if values.get(name)]
     if not present:
-        return None
-    for key in (_ACCESS_KEY_ID, _SECRET_ACCESS_KEY):
+        return store
+    for key in (f"{table}.{name}" for name in names[:2]):
         if key not in present:
             message = f"{key} is missing, though {present[0]} is given by {given[present[0]].origin}; give both or none"
             raise ConfigError(message, metadata={"key": key})
-    return Credentials(*(str(values.get(key, "")) for key in CREDENTIAL_KEYS))
+    return {**store, "credentials": Credentials(*(str(values.get(name, "")) for name in names))}
 
 
-def _check_storage(storage: StorageConfig, given: Layer) -> None:
+def _check_provider(table: str, storage: StorageConfig, given: Layer) -> None:
+    if not storage.configured:
+        key = f"{table}.endpoint" if storage.provider is Provider.LOCAL else f"{table}.bucket"
+        raise ConfigError(f"{key}: is missing; a table of [{PROVIDERS}] names a store", metadata={"key": key})
+    _check_storage(table, storage, given)
+
+
+def _check_storage(table: str, storage: StorageConfig, given: Layer) -> None:
     try:
         resolve(storage)
     except ConfigError as error:
-        key = error.metadata["key"]
+        key = error.metadata["key"].replace(STORAGE, table, 1)
         origin = given[key].origin if key in given else DEFAULT
-        raise ConfigError(f"{error.message} (from {origin})", metadata=error.metadata) from error
+        message = error.message.replace(f"{STORAGE}.", f"{table}.")
+        raise ConfigError(f"{message} (from {origin})", metadata={"key": key}) from error

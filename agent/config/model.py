@@ -157,9 +157,14 @@ class AgentConfig(msgspec.Struct, frozen=True):
 
 
 class Config(msgspec.Struct, frozen=True):
-    """The whole configuration; each attribute is a table of agent.toml."""
+    """The whole configuration; each attribute is a table of agent.toml.
+
+    Attributes:
+        providers: further stores by their names, each a table [providers.NAME], to compare with `gpusnap bench`.
+    """
 
     agent: AgentConfig = AgentConfig()
     transfer: TransferConfig = TransferConfig()
     storage: StorageConfig = StorageConfig()
     scan: ScanConfig = ScanConfig()
+    providers: dict[str, StorageConfig] = {}

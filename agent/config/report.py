@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 
-from agent.config.keys import CREDENTIAL_KEYS, KEYS, SECRET_KEYS
+from agent.config.keys import CREDENTIAL_KEYS, all_keys, is_secret, table_of
 from agent.config.load import LoadedConfig
 from agent.config.model import Config
 from agent.config.provider import resolve
@@ -26,17 +26,17 @@ def lines(loaded: LoadedConfig) -> list[str]:
 def plain_values(config: Config) -> dict[str, object]:
     """Returns the value of every key by "<table>.<key>"; keys of absent credentials are empty."""
     values: dict[str, object] = {}
-    for key in KEYS:
-        table, _, name = key.partition(".")
-        holder = getattr(config, table)
-        if key in CREDENTIAL_KEYS:
+    for key in all_keys(config.providers):
+        table, name = table_of(key), key.rpartition(".")[2]
+        holder = getattr(config, table, None) or config.providers[table.partition(".")[2]]
+        if f"storage.{name}" in CREDENTIAL_KEYS:
             holder = holder.credentials
         values[key] = getattr(holder, name) if holder is not None else ""
     return values
 
 
 def _show(key: str, value: object) -> str:
-    if key in SECRET_KEYS and value:
+    if is_secret(key) and value:
         return '"********"'
     if key in _SIZES and isinstance(value, int):
         return f'"{show_size(value)}"'

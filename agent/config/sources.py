@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from agent.config.keys import KEYS, TABLES
+from agent.config.keys import KEYS, PROVIDERS, TABLES, all_keys, is_provider_name, reader_of, table_of
 from agent.config.values import Raw, show
 from agent.errors import ConfigError
 
@@ -49,6 +50,7 @@ _AWS = (
     ("AWS_ENDPOINT_URL", "storage.endpoint"),
 )
 _SECRET_FILE_LIMIT = 16384
+_PROVIDER_VARIABLE = re.compile(r"GPUSNAP_PROVIDERS__([A-Z0-9_]+?)__([A-Z_]+)")
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -81,8 +83,9 @@ def from_environment(environ: Mapping[str, str]) -> Layer:
     layer = {key: Given(environ[name], _variable(name)) for name, key in _FIRST_SYSTEM.items() if environ.get(name)}
     variables = {f"GPUSNAP_{key.replace('.', '__').upper()}": key for key in KEYS}
     for name, raw in environ.items():
-        if name in variables:
-            layer[variables[name]] = Given(raw, _variable(name))
+        key = variables.get(name) or _provider_key(name)
+        if key:
+            layer[key] = Given(raw, _variable(name))
         elif name.startswith("GPUSNAP_") and "__" in name:
             message = f"environment variable {show(name)} names no key{_meant(name, variables)}"
             raise ConfigError(message, hint="correct or unset the variable")
@@ -144,6 +147,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(ascii(str(error))[1:-1].split())[:200] or type(error).__name__
 
 
+def _provider_key(variable: str) -> str:
+    """Returns the key of a table [providers.NAME] that a variable stands for; empty if for none."""
+    match = _PROVIDER_VARIABLE.fullmatch(variable)
+    key = f"{PROVIDERS}.{match[1]}.{match[2]}".lower() if match else ""
+    return key if key and reader_of(key) else ""
+
+
 def _from_tables(content: Mapping[str, object], path: str) -> Layer:
     layer: dict[str, Given] = {}
     for table, entries in content.items():
@@ -151,15 +161,36 @@ def _from_tables(content: Mapping[str, object], path: str) -> Layer:
             raise ConfigError(f"{path}: unknown table [{show(table)[1:-1]}]{_meant(table, TABLES)}")
         if not isinstance(entries, dict):
             raise ConfigError(f"{path}: {table} is a table: write [{table}] and its keys below")
-        _check_known([f"{table}.{key}" for key in entries], path)
-        layer |= {f"{table}.{key}": Given(raw, path) for key, raw in entries.items()}
+        if table == PROVIDERS:
+            for name, own in entries.items():
+                layer |= _from_provider(name, own, path)
+        else:
+            layer |= _from_table(table, entries, path)
     return layer
+
+
+def _from_provider(name: str, entries: object, path: str) -> Layer:
+    if not is_provider_name(name):
+        allowed = "up to 32 lower-case letters, digits, hyphens and underscores"
+        raise ConfigError(f"{path}: {PROVIDERS}.{show(name)[1:-1]} is not a name; give {allowed}")
+    if not isinstance(entries, dict):
+        raise ConfigError(f"{path}: {PROVIDERS}.{name} is a table: write [{PROVIDERS}.{name}] and its keys below")
+    if not entries:
+        raise ConfigError(f"{path}: [{PROVIDERS}.{name}] is empty; give its provider and its bucket")
+    return _from_table(f"{PROVIDERS}.{name}", entries, path)
+
+
+def _from_table(table: str, entries: Mapping[str, Raw], path: str) -> Layer:
+    _check_known([f"{table}.{key}" for key in entries], path)
+    return {f"{table}.{key}": Given(raw, path) for key, raw in entries.items()}
 
 
 def _check_known(keys: Iterable[str], origin: str) -> None:
     for key in keys:
-        if key not in KEYS:
-            raise ConfigError(f"{origin}: unknown key {show(key)[1:-1]}{_meant(key, KEYS)}")
+        if reader_of(key) is None:
+            table, _, name = table_of(key).partition(".")
+            names = [name] if table == PROVIDERS and is_provider_name(name) else []
+            raise ConfigError(f"{origin}: unknown key {show(key)[1:-1]}{_meant(key, all_keys(names))}")
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config.keys import KEYS, SECRET_KEYS, TABLES
+from agent.config.keys import KEYS, PROVIDER_KEYS, PROVIDERS, SECRET_KEYS, TABLES
 from agent.config.load import LoadedConfig, load
-from agent.config.model import MIB, Config, Credentials, EngineChoice, Provider
+from agent.config.model import MIB, Config, Credentials, EngineChoice, Provider, StorageConfig
 from agent.config.report import lines, plain_values
 from agent.errors import ConfigError
 
@@ -36,10 +36,13 @@ def test_every_attribute_of_the_model_is_a_key() -> None:
     attributes = {
         f"{table.name}.{attribute.name}"
         for table in msgspec.structs.fields(Config)
+        if table.name != PROVIDERS
         for attribute in msgspec.structs.fields(table.type)
     }
     credentials = {f"storage.{attribute.name}" for attribute in msgspec.structs.fields(Credentials)}
     assert set(KEYS) == (attributes - {"storage.credentials"}) | credentials
+    own = {key.partition(".")[2] for key in KEYS if key.startswith("storage.")}
+    assert set(PROVIDER_KEYS) == own - {"per_request"}
 
 
 def test_every_default_is_allowed() -> None:
@@ -173,6 +176,20 @@ def test_aws_variables_fill_in_what_is_not_given(tmp_path: Path) -> None:
         ('[storage]\nprovider = "local"', "storage.endpoint: is missing; give an absolute folder"),
         ('[storage]\nbucket = "a/b"', "storage.bucket: 'a/b' is not allowed; give the bucket's name alone"),
         ('[storage]\naccess_key_id = "a"', "storage.secret_access_key is missing, though storage.access_key_id is"),
+        ('providers = "b2"', "providers is a table: write [providers] and its keys below"),
+        ('[providers]\nb2 = "x"', "providers.b2 is a table: write [providers.b2] and its keys below"),
+        ('[providers."B 2"]', "providers.B 2 is not a name; give up to 32 lower-case letters"),
+        ('[providers.b2]\nbukcet = "a"', "unknown key providers.b2.bukcet; did you mean providers.b2.bucket?"),
+        ('[providers.b2]\nper_request = "allow"', "unknown key providers.b2.per_request"),
+        ("[providers.b2]\n", "[providers.b2] is empty; give its provider and its bucket"),
+        ("[providers.b2]\nregion = 'a'", "providers.b2.bucket: is missing; a table of [providers] names a store"),
+        ('[providers.a]\nprovider = "local"', "providers.a.endpoint: is missing; a table of [providers] names a store"),
+        ('[providers.a]\nprovider = "b2"\nbucket = "data"', "providers.a.region: is missing; give the bucket's region"),
+        ('[providers.a]\nbucket = "a/b"', "providers.a.bucket: 'a/b' is not allowed"),
+        (
+            '[providers.a]\naccess_key_id = "i"',
+            "providers.a.secret_access_key is missing, though providers.a.access_key_",
+        ),
         ('[scan]\nmodel_suffixes = ["bin"]', "a name's ending such as .bin"),
         ("[scan]\nlarge_file_size = 1", "give a size from 64KiB to 32MiB"),
     ],
@@ -245,7 +262,74 @@ def test_the_report_names_every_key_and_is_toml_that_loads_again(tmp_path: Path)
     assert _load(tmp_path, "\n".join(report)).config == loaded.config
 
 
-_NAMES = st.sampled_from([*KEYS, *TABLES, "storage.bukcet", "x"]) | st.text(string.ascii_letters + "._", max_size=20)
+PROVIDERS_TOML = """
+[storage]
+provider = "b2"
+bucket = "data"
+region = "us-west-004"
+
+[providers.r2]
+provider = "r2"
+bucket = "data-r2"
+endpoint = "https://account.r2.cloudflarestorage.com"
+profile = "r2"
+
+[providers.cheap-one]
+bucket = "cheap"
+region = "eu-west-1"
+access_key_id = "file-id"
+secret_access_key = "file-secret"
+session_token = "file-token"
+"""
+
+
+def test_further_stores_have_tables_of_their_own(tmp_path: Path) -> None:
+    environ = {
+        "GPUSNAP_PROVIDERS__R2__PREFIX": "/here/",
+        "AWS_ACCESS_KEY_ID": "aws-id",
+        "AWS_SECRET_ACCESS_KEY": "aws-secret",
+        "AWS_REGION": "aws-region",
+    }
+    loaded = _load(tmp_path, PROVIDERS_TOML, environ)
+    assert loaded.config.providers == {
+        "cheap-one": StorageConfig(
+            Provider.S3, "cheap", region="eu-west-1", credentials=Credentials("file-id", "file-secret", "file-token")
+        ),
+        "r2": StorageConfig(
+            Provider.R2, "data-r2", "here", endpoint="https://account.r2.cloudflarestorage.com", profile="r2"
+        ),
+    }
+    assert loaded.origins["providers.r2.prefix"] == "environment variable GPUSNAP_PROVIDERS__R2__PREFIX"
+    assert loaded.origins["providers.r2.region"] == "default"
+    report = "\n".join(lines(loaded))
+    assert 'providers.cheap-one.access_key_id = "file-id"' in report
+    assert "file-secret" not in report + repr(loaded)
+    assert "file-token" not in report + repr(loaded)
+
+
+def test_a_store_can_be_given_by_variables_alone(tmp_path: Path) -> None:
+    environ = {
+        "GPUSNAP_PROVIDERS__MY_B2__PROVIDER": "b2",
+        "GPUSNAP_PROVIDERS__MY_B2__BUCKET": "data",
+        "GPUSNAP_PROVIDERS__MY_B2__REGION": "us-west-004",
+        "GPUSNAP_PROVIDERS__MY_B2__ACCESS_KEY_ID": "id",
+        "GPUSNAP_PROVIDERS__MY_B2__SECRET_ACCESS_KEY": "secret",
+    }
+    providers = _load(tmp_path, environ=environ).config.providers
+    wanted = StorageConfig(Provider.B2, "data", region="us-west-004", credentials=Credentials("id", "secret"))
+    assert providers == {"my_b2": wanted}
+    with pytest.raises(ConfigError, match="GPUSNAP_PROVIDERS__MY_B2__PER_REQUEST' names no key"):
+        _load(tmp_path, environ={"GPUSNAP_PROVIDERS__MY_B2__PER_REQUEST": "allow"})
+    token = {**environ, "GPUSNAP_PROVIDERS__MY_B2__SESSION_TOKEN": "token"}
+    file = "[providers.my_b2]\nsession_token = 'of-another-key'\n"
+    assert _load(tmp_path, file, environ).config.providers == {"my_b2": wanted}
+    stored = _load(tmp_path, file, token).config.providers["my_b2"].credentials
+    assert stored == Credentials("id", "secret", "token")
+
+
+_NAMES = st.sampled_from([*KEYS, *TABLES, "providers.a", "providers.a.bucket", "storage.bukcet", "x"]) | st.text(
+    string.ascii_letters + "._", max_size=20
+)
 _SCALARS = st.one_of(
     st.text(max_size=20).map(lambda text: '"' + "".join(f"\\U{ord(c):08x}" for c in text) + '"'),
     st.integers().map(str),
