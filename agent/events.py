@@ -21,6 +21,7 @@ class OperationKind(enum.Enum):
     RESTORE = "restore"
     VERIFY = "verify"
     PRUNE = "prune"
+    BENCHMARK = "benchmark"
 
 
 class OperationState(enum.Enum):
@@ -258,6 +259,33 @@ class PruneReport(msgspec.Struct, frozen=True):
     early: Garbage = Garbage()
 
 
+class BenchmarkRun(msgspec.Struct, frozen=True):
+    """One engine moved so many bytes in one direction; ``round`` counts from 1. CPU is that of the agent's machine."""
+
+    engine: str
+    direction: Direction
+    round: int
+    bytes: int
+    seconds: float
+    cpu_seconds: float
+
+
+class BenchmarkReport(msgspec.Struct, frozen=True):
+    """What a benchmark did, and with which store.
+
+    Attributes:
+        provider: the vendor, as in the configuration.
+        bucket: the bucket; empty for a folder.
+        endpoint: the URL, or the folder; empty for AWS's own.
+        runs: in the order in which they were made.
+    """
+
+    provider: str
+    bucket: str
+    endpoint: str
+    runs: tuple[BenchmarkRun, ...]
+
+
 class OperationResult(msgspec.Struct, frozen=True):
     """What an operation did. ``occupation`` has the largest cause first: that one held it back.
 
@@ -285,6 +313,7 @@ class OperationResult(msgspec.Struct, frozen=True):
     unchanged_files: int = 0
     unchanged_bytes: int = 0
     measurements: tuple[Measurement, ...] = ()
+    benchmark: BenchmarkReport | None = None
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):

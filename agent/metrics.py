@@ -6,7 +6,7 @@ All other stages see chunks and count class "all". So the sum over ``class`` is 
 stages is never meaningful.
 
 The live throughput is that of the stage that touches every content byte: ``pack`` of snapshots, ``write`` of restores,
-``verify`` of verifications that read. Only what read or wrote content has a throughput.
+``verify`` of verifications that read, ``download`` of benchmarks. Only what read or wrote content has a throughput.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _MAIN_STAGE: Mapping[OperationKind, Stage] = {
     OperationKind.RESTORE: Stage.WRITE,
     OperationKind.VERIFY: Stage.VERIFY,
     OperationKind.PRUNE: Stage.DELETE,
+    OperationKind.BENCHMARK: Stage.DOWNLOAD,
 }
 _SECONDS = (0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _BYTES_PER_SECOND = (1e6, 1e7, 2.5e7, 5e7, 1e8, 2e8, 3e8, 5e8, 7.5e8, 1e9, 1.5e9, 2e9, 3e9, 5e9)

@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from controller_client import engines, model, reports
+from controller_client.storage import NamedStorage
 
 _E = TypeVar("_E", bound=enum.Enum)
 
@@ -158,7 +159,24 @@ def result(message: pb.Result) -> model.OperationResult:
         present=_present_report(message.present) if message.HasField("present") else None,
         measurements=tuple(_measurement(item) for item in message.measurements),
         prune=_prune_report(message.prune) if message.HasField("prune") else None,
+        benchmark=_benchmark_report(message.benchmark) if message.HasField("benchmark") else None,
     )
+
+
+def _benchmark_report(message: pb.BenchmarkReport) -> engines.BenchmarkReport:
+    runs = (
+        engines.BenchmarkRun(
+            engine=run.engine,
+            direction=_direction(run.direction),
+            round=run.round,
+            bytes=run.bytes,
+            seconds=run.seconds,
+            cpu_seconds=run.cpu_seconds,
+        )
+        for run in message.runs
+    )
+    provider = PROVIDERS.get(message.provider, model.Provider.UNKNOWN)
+    return engines.BenchmarkReport(provider, message.bucket, message.endpoint, tuple(runs))
 
 
 def _measurement(message: pb.Measurement) -> engines.Measurement:
@@ -295,6 +313,7 @@ def agent_info(message: pb.GetAgentInfoResponse) -> model.AgentInfo:
         engines=tuple(_engine_use(item) for item in message.engines),
         workers=message.workers,
         workers_reason=message.workers_reason,
+        providers=tuple(NamedStorage(item.name, storage(item.storage)) for item in message.providers),
     )
 
 

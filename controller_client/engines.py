@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from controller_client.storage import Provider
+
 
 class Direction(enum.Enum):
     """Which way chunks move."""
@@ -44,3 +46,32 @@ class EngineUse:
     engine: str
     reason: str
     measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkRun:
+    """One engine moved so many bytes in one direction; ``round`` counts from 1. CPU is that of the agent's machine."""
+
+    engine: str
+    direction: Direction
+    round: int
+    bytes: int
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkReport:
+    """What a benchmark did, and with which store.
+
+    Attributes:
+        provider: the vendor.
+        bucket: the bucket; empty for a folder.
+        endpoint: the URL, or the folder; empty for AWS's own.
+        runs: in the order in which they were made.
+    """
+
+    provider: Provider
+    bucket: str
+    endpoint: str
+    runs: tuple[BenchmarkRun, ...]

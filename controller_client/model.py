@@ -8,10 +8,15 @@ makes a ``datetime`` of one). Paths of entries are raw bytes relative to the wor
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from controller_client.engines import EngineUse, Measurement
+from controller_client.engines import BenchmarkReport, Measurement
+from controller_client.info import AgentInfo as AgentInfo
+from controller_client.info import HealthStatus as HealthStatus
 from controller_client.reports import PresentReport, PruneReport, VerifyReport
+from controller_client.storage import Credentials as Credentials
+from controller_client.storage import Provider as Provider
+from controller_client.storage import Storage as Storage
 
 
 class OperationKind(enum.Enum):
@@ -22,6 +27,7 @@ class OperationKind(enum.Enum):
     RESTORE = "restore"
     VERIFY = "verify"
     PRUNE = "prune"
+    BENCHMARK = "benchmark"
 
 
 class OperationState(enum.Enum):
@@ -92,70 +98,12 @@ class EntryType(enum.Enum):
     BLOCK_DEVICE = "block_device"
 
 
-class Provider(enum.Enum):
-    """The vendor of a store; ``UNKNOWN`` in a request leaves it to the agent's configuration."""
-
-    UNKNOWN = "unknown"
-    S3 = "s3"
-    R2 = "r2"
-    B2 = "b2"
-    WASABI = "wasabi"
-    LOCAL = "local"
-    CUSTOM = "custom"
-
-
 class IfNotEmpty(enum.Enum):
     """What a restore does with a target that is not empty."""
 
     FAIL = "fail"
     OVERWRITE = "overwrite"
     MIRROR = "mirror"
-
-
-class HealthStatus(enum.Enum):
-    """What the agent's health service answers."""
-
-    UNKNOWN = "unknown"
-    SERVING = "serving"
-    NOT_SERVING = "not_serving"
-    SERVICE_UNKNOWN = "service_unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """S3 keys; ``session_token`` is empty for long-lived ones. Never shown by ``repr``."""
-
-    access_key_id: str
-    secret_access_key: str = field(repr=False)
-    session_token: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """A repository; given in a request, it replaces the agent's configured storage as a whole.
-
-    Attributes:
-        provider: the vendor.
-        bucket: the bucket; empty for ``Provider.LOCAL``.
-        prefix: the prefix of every object's key.
-        endpoint: the endpoint's URL, or the folder for ``Provider.LOCAL``.
-        region: the region; empty for the vendor's default.
-        credentials: keys for this request; ``None`` to use those of the agent.
-    """
-
-    provider: Provider = Provider.UNKNOWN
-    bucket: str = ""
-    prefix: str = ""
-    endpoint: str = ""
-    region: str = ""
-    credentials: Credentials | None = None
-
-    @property
-    def location(self) -> str:
-        """One line for people, such as ``s3://bucket/prefix`` or a folder."""
-        if self.provider is Provider.LOCAL:
-            return "/".join(part for part in (self.endpoint.rstrip("/"), self.prefix) if part)
-        return f"{self.provider.value}://" + "/".join(part for part in (self.bucket, self.prefix) if part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +265,7 @@ class OperationResult:
     present: PresentReport | None = None
     measurements: tuple[Measurement, ...] = ()
     prune: PruneReport | None = None
+    benchmark: BenchmarkReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,33 +358,6 @@ class Entry:
     size: int
     modify_time_ns: int
     link_target: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentInfo:
-    """What an agent is and how it is configured.
-
-    Attributes:
-        storage: ``None`` when none is configured.
-        engine: the engine that downloads, and ``engine_reason`` why; ``engines`` has both directions.
-        workers: worker processes that pack or write in one operation, and ``workers_reason`` why so many.
-    """
-
-    version: str
-    host: str
-    start_time_ns: int
-    workspace_roots: tuple[str, ...]
-    storage: Storage | None
-    engine: str
-    engine_reason: str
-    s5cmd_version: str
-    format_version: int
-    metrics_address: str
-    connections: int
-    running_operations: tuple[str, ...]
-    engines: tuple[EngineUse, ...] = ()
-    workers: int = 0
-    workers_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

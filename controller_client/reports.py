@@ -1,4 +1,4 @@
-"""What the maintenance of a repository found and did, as plain typed data. Sizes are bytes."""
+"""What single kinds of operations found and did, as plain typed data. Sizes are bytes."""
 
 from __future__ import annotations
 

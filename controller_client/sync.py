@@ -183,6 +183,27 @@ class SyncAgentClient:
         )
         return SyncOperationHandle(self._loop, self._loop.run(start))
 
+    def benchmark(
+        self,
+        provider: str = "",
+        *,
+        bytes_: int = 0,
+        object_bytes: int = 0,
+        rounds: int = 0,
+        storage: model.Storage | None = None,
+        request_id: str | None = None,
+    ) -> SyncOperationHandle:
+        """Starts measuring the transfer engines with a store; see ``AgentClient.benchmark``."""
+        start = self._client.benchmark(
+            provider,
+            bytes_=bytes_,
+            object_bytes=object_bytes,
+            rounds=rounds,
+            storage=storage,
+            request_id=request_id,
+        )
+        return SyncOperationHandle(self._loop, self._loop.run(start))
+
     def watch(self, name: str, after_sequence: int = 0) -> SyncOperationHandle:
         """Attaches to an operation; see ``AgentClient.watch``."""
         return SyncOperationHandle(self._loop, self._loop.run(_watch(self._client, name, after_sequence)))

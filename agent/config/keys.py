@@ -72,8 +72,8 @@ def is_secret(key: str) -> bool:
 
 
 def is_provider_name(name: str) -> bool:
-    """Says whether a table [providers.NAME] may have this name."""
-    return _PROVIDER_NAME.fullmatch(name) is not None
+    """Says whether a table [providers.NAME] may have this name; "storage" stands for [storage] on command lines."""
+    return _PROVIDER_NAME.fullmatch(name) is not None and name != "storage"
 
 
 def reader_of(key: str) -> Reader | None:

@@ -171,7 +171,7 @@ def _from_tables(content: Mapping[str, object], path: str) -> Layer:
 
 def _from_provider(name: str, entries: object, path: str) -> Layer:
     if not is_provider_name(name):
-        allowed = "up to 32 lower-case letters, digits, hyphens and underscores"
+        allowed = "up to 32 lower-case letters, digits, hyphens and underscores, and not storage"
         raise ConfigError(f"{path}: {PROVIDERS}.{show(name)[1:-1]} is not a name; give {allowed}")
     if not isinstance(entries, dict):
         raise ConfigError(f"{path}: {PROVIDERS}.{name} is a table: write [{PROVIDERS}.{name}] and its keys below")

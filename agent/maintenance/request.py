@@ -1,4 +1,4 @@
-"""What the maintenance of a repository is asked to do."""
+"""What the maintenance of a repository, and of what is known about its store, is asked to do."""
 
 from __future__ import annotations
 
@@ -46,3 +46,25 @@ class VerifyRequest(msgspec.Struct, frozen=True, tag="verify"):
     storage: StorageConfig
     transfer: TransferConfig = TransferConfig()
     measurements: tuple[Measurement, ...] = ()
+
+
+class BenchmarkRequest(msgspec.Struct, frozen=True, tag="benchmark"):
+    """Everything the process of a benchmark needs, checked by the daemon.
+
+    Attributes:
+        operation: the operation's name, which is part of its objects' keys.
+        bytes: what each engine moves in each direction and round; at least one object.
+        object_bytes: the size of each object.
+        rounds: how often all of it is done.
+        earlier: benchmarks of this agent that have ended; what those that were killed left is removed.
+        staging_dir: a folder of this operation's own; the daemon removes it afterwards.
+    """
+
+    operation: str
+    bytes: int
+    object_bytes: int
+    rounds: int
+    staging_dir: str
+    storage: StorageConfig
+    transfer: TransferConfig = TransferConfig()
+    earlier: tuple[str, ...] = ()

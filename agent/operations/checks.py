@@ -20,6 +20,7 @@ from agent.errors import (
     PathNotFoundError,
 )
 from agent.maintenance.request import PruneRequest, VerifyRequest
+from agent.operations.benchmark_order import check_benchmark
 from agent.operations.order import Order, PruneOrder, RestoreOrder, SnapshotOrder, VerifyOrder, without_credentials
 from agent.operations.request import Request
 from agent.operations.storage_choice import choose_storage, is_inside
@@ -63,7 +64,7 @@ def check_order(order: Order, config: Config) -> Request:
         return _check_restore(order, config)
     if isinstance(order, VerifyOrder):
         return _check_verify(order, config)
-    return _check_prune(order, config)
+    return _check_prune(order, config) if isinstance(order, PruneOrder) else check_benchmark(order, config)
 
 
 def check_request_id(request_id: str) -> None:

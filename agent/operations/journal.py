@@ -119,6 +119,10 @@ class Journal:
         """Returns at most ``limit`` operations with a smaller number, the newest first; 0 begins at the newest."""
         return await self._run(lambda db: _page(db, before, limit))
 
+    async def ended(self, kind: OperationKind) -> list[str]:
+        """Returns the names of the operations of a kind that have ended."""
+        return await self._run(lambda db: _ended(db, kind))
+
     async def unfinished(self) -> list[OperationRecord]:
         """Returns the operations that have not ended, the oldest first."""
         return await self._run(_unfinished)
@@ -272,6 +276,11 @@ def _find(db: sqlite3.Connection, query: str, value: str) -> OperationRecord | N
 def _page(db: sqlite3.Connection, before: int, limit: int) -> list[OperationRecord]:
     query = "SELECT * FROM records WHERE ? = 0 OR number < ? ORDER BY number DESC LIMIT ?"
     return [_record(row) for row in db.execute(query, (before, before, limit))]
+
+
+def _ended(db: sqlite3.Connection, kind: OperationKind) -> list[str]:
+    query = "SELECT name FROM operations WHERE kind = ? AND end_time_ns > 0"
+    return [name for (name,) in db.execute(query, (kind.value,))]
 
 
 def _unfinished(db: sqlite3.Connection) -> list[OperationRecord]:

@@ -22,7 +22,7 @@ from agent.errors import (
     describe,
 )
 from agent.events import Completed, OperationKind, OperationState
-from agent.maintenance.request import VerifyRequest
+from agent.maintenance.request import BenchmarkRequest, VerifyRequest
 from agent.operations import leftovers
 from agent.operations.checks import check_order, check_request_id
 from agent.operations.hub import EventLog, first_sequence_after_restart
@@ -236,7 +236,7 @@ class OperationManager:
                     had_credentials=has_credentials(order),
                 )
             )
-            return self._launch(record, self._addressed(request, name)).record
+            return self._launch(record, await self._addressed(request, name)).record
 
     async def _continue(self, record: OperationRecord) -> Completed | None:
         """Starts an operation again; returns how it ends if that is not possible."""
@@ -247,7 +247,7 @@ class OperationManager:
         record = continued(record)
         # Before it runs: an agent that dies of it must know at its next start.
         await self._journal.update(record)
-        self._launch(record, self._addressed(request, record.name))
+        self._launch(record, await self._addressed(request, record.name))
         _log.warning("%s: continued after a restart of the agent", record.name)
         return None
 
@@ -276,12 +276,15 @@ class OperationManager:
                     metadata={"operation": other.name},
                 )
 
-    def _addressed(self, request: Request, name: str) -> Request:
+    async def _addressed(self, request: Request, name: str) -> Request:
         """Returns the request with what depends on the operation's name, and with what is known by now."""
         staging = leftovers.staging_folder(self._config.agent.staging_dir, name)
         request = msgspec.structs.replace(request, staging_dir=staging)
         if isinstance(request, SnapshotRequest | RestoreRequest | VerifyRequest):
             request = msgspec.structs.replace(request, measurements=self._measured.of(request.storage))
+        if isinstance(request, BenchmarkRequest):
+            earlier = await self._journal.ended(OperationKind.BENCHMARK)
+            return msgspec.structs.replace(request, operation=name, earlier=tuple(earlier))
         return msgspec.structs.replace(request, operation=name) if isinstance(request, RestoreRequest) else request
 
     def _launch(self, record: OperationRecord, request: Request) -> LiveOperation:

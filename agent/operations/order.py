@@ -60,7 +60,18 @@ class PruneOrder(msgspec.Struct, frozen=True, tag="prune"):
     storage: StorageConfig | None = None
 
 
-Order = SnapshotOrder | RestoreOrder | VerifyOrder | PruneOrder
+class BenchmarkOrder(msgspec.Struct, frozen=True, tag="benchmark"):
+    """A benchmark that a caller asks for. The attributes are those of ``gpusnap.v1.BenchmarkRequest``."""
+
+    request_id: str
+    provider: str = ""
+    bytes: int = 0
+    object_bytes: int = 0
+    rounds: int = 0
+    storage: StorageConfig | None = None
+
+
+Order = SnapshotOrder | RestoreOrder | VerifyOrder | PruneOrder | BenchmarkOrder
 """Whatever starts an operation."""
 
 _decoder: msgspec.json.Decoder[Order] = msgspec.json.Decoder(Order)
@@ -70,6 +81,7 @@ _KINDS: Mapping[type[Order], OperationKind] = {
     RestoreOrder: OperationKind.RESTORE,
     VerifyOrder: OperationKind.VERIFY,
     PruneOrder: OperationKind.PRUNE,
+    BenchmarkOrder: OperationKind.BENCHMARK,
 }
 
 

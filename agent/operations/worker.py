@@ -16,7 +16,7 @@ import msgspec
 
 from agent.errors import GpusnapError, describe
 from agent.events import Emit, Failed, OperationResult, Succeeded, WorkerMessage
-from agent.maintenance.request import VerifyRequest
+from agent.maintenance.request import PruneRequest, VerifyRequest
 from agent.operations.request import Request
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
@@ -81,9 +81,13 @@ def _run(request: Request, emit: Emit, cancel: threading.Event) -> OperationResu
         from agent.maintenance.verify import run as run_verify
 
         return run_verify(request, emit, cancel)
-    from agent.maintenance.prune import run as run_prune
+    if isinstance(request, PruneRequest):
+        from agent.maintenance.prune import run as run_prune
 
-    return run_prune(request, emit, cancel)
+        return run_prune(request, emit, cancel)
+    from agent.maintenance.benchmark import run as run_benchmark
+
+    return run_benchmark(request, emit, cancel)
 
 
 def _read_line(fd: int) -> bytes:

@@ -11,6 +11,7 @@ SNAPSHOTS = "snapshots/"
 CHUNKS = "chunks/"
 RUNNING = "running/"
 TRASH = "trash/"
+BENCHMARK = "benchmark/"
 
 _CHUNK = re.compile(r"chunks/([0-9a-f]{2})/([0-9a-f]{64})")
 _SNAPSHOT_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")

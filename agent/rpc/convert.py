@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from gpusnap.v1 import snapshot_agent_pb2 as pb
@@ -12,10 +12,10 @@ from agent.config.model import Provider, StorageConfig
 from agent.errors import DamagedChunk, ErrorInfo
 from agent.operations.record import LoggedEvent, OperationRecord
 from agent.repository.model import Entry, EntryType, ManifestWarning, SnapshotSummary
+from agent.rpc.convert_engines import benchmark_report, measurement
 from agent.rpc.convert_reports import prune_report, verify_report
 from agent.rpc.errors import code_number
 from agent.rpc.text import shown, text_path
-from agent.storage.choice import Choice
 
 PROVIDERS: Mapping[Provider, pb.Provider.ValueType] = {
     Provider.S3: pb.PROVIDER_S3,
@@ -30,6 +30,7 @@ KINDS: Mapping[events.OperationKind, pb.OperationKind.ValueType] = {
     events.OperationKind.RESTORE: pb.OPERATION_KIND_RESTORE,
     events.OperationKind.VERIFY: pb.OPERATION_KIND_VERIFY,
     events.OperationKind.PRUNE: pb.OPERATION_KIND_PRUNE,
+    events.OperationKind.BENCHMARK: pb.OPERATION_KIND_BENCHMARK,
 }
 STATES: Mapping[events.OperationState, pb.OperationState.ValueType] = {
     events.OperationState.PENDING: pb.OPERATION_STATE_PENDING,
@@ -38,10 +39,6 @@ STATES: Mapping[events.OperationState, pb.OperationState.ValueType] = {
     events.OperationState.SUCCEEDED: pb.OPERATION_STATE_SUCCEEDED,
     events.OperationState.FAILED: pb.OPERATION_STATE_FAILED,
     events.OperationState.CANCELLED: pb.OPERATION_STATE_CANCELLED,
-}
-DIRECTIONS: Mapping[events.Direction, pb.Direction.ValueType] = {
-    events.Direction.UPLOAD: pb.DIRECTION_UPLOAD,
-    events.Direction.DOWNLOAD: pb.DIRECTION_DOWNLOAD,
 }
 STAGES: Mapping[events.Stage, pb.Stage.ValueType] = {
     events.Stage.SCAN: pb.STAGE_SCAN,
@@ -228,6 +225,7 @@ def result(value: events.OperationResult) -> pb.Result:
         verify=verify_report(value.verify) if value.verify is not None else None,
         present=present_report(value.present) if value.present is not None else None,
         prune=prune_report(value.prune) if value.prune is not None else None,
+        benchmark=benchmark_report(value.benchmark) if value.benchmark is not None else None,
         unchanged_files=value.unchanged_files,
         unchanged_bytes=value.unchanged_bytes,
     )
@@ -236,28 +234,6 @@ def result(value: events.OperationResult) -> pb.Result:
 def present_report(value: events.PresentReport) -> pb.PresentReport:
     """Returns what the target of a restore held already."""
     return pb.PresentReport(kept_files=value.kept_files, kept_bytes=value.kept_bytes, copied_bytes=value.copied_bytes)
-
-
-def measurement(value: events.Measurement) -> pb.Measurement:
-    """Returns how fast an engine was."""
-    return pb.Measurement(
-        engine=value.engine,
-        direction=DIRECTIONS[value.direction],
-        bytes_per_second=value.bytes_per_second,
-        time=timestamp(value.time_ns),
-        cpu_seconds_per_gb=value.cpu_seconds_per_gb,
-        operation=value.operation,
-    )
-
-
-def engine_use(direction: events.Direction, choice: Choice, measurements: Iterable[events.Measurement]) -> pb.EngineUse:
-    """Returns the engine that is taken in one direction, with what was measured in it."""
-    return pb.EngineUse(
-        direction=DIRECTIONS[direction],
-        engine=choice.engine,
-        reason=shown(choice.reason),
-        measurements=[measurement(item) for item in measurements if item.direction is direction],
-    )
 
 
 def snapshot(summary: SnapshotSummary) -> pb.Snapshot:

@@ -11,7 +11,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from agent.config.model import Credentials, StorageConfig
 from agent.errors import InvalidRequestError
 from agent.maintenance.retention import Rules
-from agent.operations.order import PruneOrder, RestoreOrder, SnapshotOrder, VerifyOrder
+from agent.operations.order import BenchmarkOrder, PruneOrder, RestoreOrder, SnapshotOrder, VerifyOrder
 from agent.restore.request import IfNotEmpty
 from agent.rpc.convert import PROVIDERS
 
@@ -94,6 +94,22 @@ def prune_order(request: pb.PruneRequest, configured: StorageConfig) -> PruneOrd
         hosts=tuple(request.hosts),
         workspaces=tuple(request.workspaces),
         dry_run=request.dry_run,
+        storage=storage(request.storage, configured) if request.HasField("storage") else None,
+    )
+
+
+def benchmark_order(request: pb.BenchmarkRequest, configured: StorageConfig) -> BenchmarkOrder:
+    """Returns the order that a request stands for.
+
+    Raises:
+        InvalidRequestError: an enum has a value that this agent does not know.
+    """
+    return BenchmarkOrder(
+        request_id=request.request_id,
+        provider=request.provider,
+        bytes=request.bytes,
+        object_bytes=request.object_bytes,
+        rounds=request.rounds,
         storage=storage(request.storage, configured) if request.HasField("storage") else None,
     )
 

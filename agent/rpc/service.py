@@ -18,6 +18,7 @@ from agent.operations.measured import MeasuredStores
 from agent.pipeline.workers import Workers, choose_workers, free_memory, usable_cores
 from agent.repository.model import FORMAT_VERSION
 from agent.rpc import convert, orders
+from agent.rpc.convert_engines import engine_use
 from agent.rpc.paging import fitting, make_token, page_size, read_number, read_text, read_token
 from agent.rpc.queries import Queries
 from agent.storage.open import foresee
@@ -93,6 +94,13 @@ class SnapshotAgentService(SnapshotAgentServicer):
         record = await self._manager.start(orders.prune_order(request, self._config.storage))
         async for event in self._events(record.name, 0):
             yield pb.PruneResponse(event=event)
+
+    async def Benchmark(  # noqa: N802
+        self, request: pb.BenchmarkRequest, context: _ServicerContext
+    ) -> AsyncIterator[pb.BenchmarkResponse]:
+        record = await self._manager.start(orders.benchmark_order(request, self._config.storage))
+        async for event in self._events(record.name, 0):
+            yield pb.BenchmarkResponse(event=event)
 
     async def WatchOperation(  # noqa: N802
         self, request: pb.WatchOperationRequest, context: _ServicerContext
@@ -186,9 +194,13 @@ class SnapshotAgentService(SnapshotAgentServicer):
             metrics_address=facts.metrics_address,
             connections=config.transfer.connections,
             running_operations=[record.name for record in self._manager.running],
-            engines=[convert.engine_use(each, choice, measured) for each, choice in choices.items()],
+            engines=[engine_use(each, choice, measured) for each, choice in choices.items()],
             workers=workers.count,
             workers_reason=workers.reason,
+            providers=[
+                pb.NamedStorage(name=name, storage=convert.storage_message(storage))
+                for name, storage in config.providers.items()
+            ],
         )
 
     async def CheckStorage(  # noqa: N802

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from controller_client.cli import browse, inspect, maintain, operate
+from controller_client.cli import bench, browse, inspect, maintain, operate
 from controller_client.cli.context import Command
 from controller_client.cli.hosts import UsageError
 from controller_client.cli.parser import make_parser
@@ -136,6 +136,24 @@ def _prune(arguments: Namespace, storage: Storage | None) -> Command:
     )
 
 
+def _bench(arguments: Namespace, storage: Storage | None) -> Command:
+    providers = () if storage is not None else _texts(arguments.provider or (), "--provider")
+    if len(set(providers)) < len(providers):
+        raise UsageError("--provider: a name is given twice (give each once)")
+    for option in ("detach", "request_id"):
+        if len(providers) > 1 and getattr(arguments, option):
+            raise UsageError(f"--{option.replace('_', '-')}: not possible with several providers (name one)")
+    return bench.BenchCommand(
+        providers=providers,
+        bytes=arguments.size,
+        object_bytes=arguments.object_size,
+        rounds=arguments.rounds,
+        storage=storage,
+        request_id=arguments.request_id,
+        detach=arguments.detach,
+    )
+
+
 def _delete(arguments: Namespace, storage: Storage | None) -> Command:
     if arguments.snapshot == "latest":
         raise UsageError("delete: latest is not accepted, what it names may change (give the snapshot's id)")
@@ -167,30 +185,42 @@ _MAKERS: dict[str, Callable[[Namespace, Storage | None], Command]] = {
     "delete": _delete,
     "verify": _verify,
     "prune": _prune,
+    "bench": _bench,
     "doctor": lambda _, storage: inspect.DoctorCommand(storage),
     "info": lambda *_: inspect.InfoCommand(),
 }
 
 
 def _storage(arguments: Namespace, environment: Mapping[str, str]) -> Storage | None:
-    named = (arguments.provider, arguments.bucket, arguments.prefix, arguments.endpoint, arguments.region)
-    if all(value is None for value in named):
+    provider: str | list[str] | None = arguments.provider
+    details = (arguments.bucket, arguments.prefix, arguments.endpoint, arguments.region)
+    if isinstance(provider, list):
+        # Names in the agent's configuration, unless more is said about the store.
+        provider = _vendor(provider) if any(value is not None for value in details) else None
+    if all(value is None for value in (provider, *details)):
         if arguments.send_credentials:
             raise UsageError("--send-credentials: no storage is named (give --provider and --bucket too)")
         return None
-    if arguments.provider is None:
+    if provider is None:
         raise UsageError("storage: no provider is named (give --provider too)")
-    place = "endpoint" if arguments.provider == Provider.LOCAL.value else "bucket"
+    place = "endpoint" if provider == Provider.LOCAL.value else "bucket"
     if not vars(arguments)[place]:
-        raise UsageError(f"--provider {arguments.provider}: no {place} is named (give --{place} too)")
+        raise UsageError(f"--provider {provider}: no {place} is named (give --{place} too)")
     return Storage(
-        provider=Provider(arguments.provider),
+        provider=Provider(provider),
         bucket=_text(arguments.bucket or "", "--bucket"),
         prefix=_text(arguments.prefix or "", "--prefix"),
         endpoint=_text(arguments.endpoint or "", "--endpoint"),
         region=_text(arguments.region or "", "--region"),
         credentials=_credentials(environment) if arguments.send_credentials else None,
     )
+
+
+def _vendor(providers: Sequence[str]) -> str:
+    vendors = [each.value for each in Provider if each is not Provider.UNKNOWN]
+    if len(providers) > 1 or providers[0] not in vendors:
+        raise UsageError(f"--provider: one vendor is needed where a store is described ({', '.join(vendors)})")
+    return providers[0]
 
 
 def _credentials(environment: Mapping[str, str]) -> Credentials:

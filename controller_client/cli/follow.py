@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from controller_client.cli import units
+from controller_client.cli.benchmark_table import benchmark_table, benchmarked
 from controller_client.cli.context import Context
 from controller_client.cli.exit_code import ExitCode, of_completed
 from controller_client.cli.maintained import prune_lines, pruned, verified
@@ -18,8 +20,31 @@ from controller_client.reports import PresentReport
 _SHOWN_PATHS = 3
 
 
-async def follow(context: Context, handle: OperationHandle, title: str) -> ExitCode:
+def print_data(context: Context, result: OperationResult) -> None:
+    """Writes the data of an operation that succeeded."""
+    if result.prune is not None:
+        lines = prune_lines(result.prune)
+    elif result.benchmark is not None:
+        lines = benchmark_table([(result.benchmark.provider.value, result)])
+    else:
+        lines = iter([result.snapshot_id] if result.snapshot_id and result.verify is None else [])
+    for line in lines:
+        context.output.line(line)
+
+
+async def follow(
+    context: Context,
+    handle: OperationHandle,
+    title: str,
+    take: Callable[[Context, OperationResult], None] = print_data,
+) -> ExitCode:
     """Follows an operation. Being cancelled (Ctrl-C) detaches: the operation goes on.
+
+    Args:
+        context: the host.
+        handle: the operation.
+        title: what it does, safe to show.
+        take: what is done with the result of an operation that succeeded.
 
     Raises:
         GpusnapError: the operation cannot be followed. That it failed is an exit code.
@@ -39,7 +64,7 @@ async def follow(context: Context, handle: OperationHandle, title: str) -> ExitC
         return ExitCode.INTERRUPTED
     assert tracker.completed is not None
     context.settle()
-    return _finish(context, title, handle.name, tracker.completed)
+    return _finish(context, title, handle.name, tracker.completed, take)
 
 
 async def follow_or_detach(context: Context, handle: OperationHandle, title: str, detach: bool) -> ExitCode:
@@ -71,18 +96,20 @@ def warning_line(warning: WarningRaised) -> str:
     return f"{line} and {more} more" if more > 0 else line
 
 
-def _finish(context: Context, title: str, name: str, completed: Completed) -> ExitCode:
+def _finish(
+    context: Context,
+    title: str,
+    name: str,
+    completed: Completed,
+    take: Callable[[Context, OperationResult], None],
+) -> ExitCode:
     output = context.output
     error = from_completed(completed, name)
     if error is not None:
         output.error(error)
     elif completed.result is not None:
-        report = completed.result.prune
-        for line in prune_lines(report) if report is not None else ():
-            output.line(line)
         output.note(f"{title}: {summary(completed.result)}")
-        if completed.result.snapshot_id and completed.result.verify is None:
-            output.line(completed.result.snapshot_id)
+        take(context, completed.result)
     output.flush()
     return of_completed(completed)
 
@@ -93,6 +120,8 @@ def summary(result: OperationResult) -> str:
         return verified(result, result.verify)
     if result.prune is not None:
         return pruned(result, result.prune)
+    if result.benchmark is not None:
+        return benchmarked(result)
     totals = result.totals
     size = totals.bytes or result.raw_bytes
     took = f"{units.count(totals.files, 'file')}, {units.size(size)} in {units.duration(result.seconds)}"

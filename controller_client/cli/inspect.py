@@ -37,6 +37,7 @@ def _facts(info: AgentInfo) -> list[tuple[str, str]]:
         ("started", started),
         ("workspaces", ", ".join(info.workspace_roots) or "none allowed"),
         ("storage", info.storage.location if info.storage is not None else "not configured"),
+        *_providers(info),
         *_engines(info),
         ("s5cmd", info.s5cmd_version or "not found"),
         ("connections", str(info.connections)),
@@ -44,6 +45,11 @@ def _facts(info: AgentInfo) -> list[tuple[str, str]]:
         ("metrics", info.metrics_address or "off"),
         ("running", ", ".join(info.running_operations) or "nothing"),
     ]
+
+
+def _providers(info: AgentInfo) -> list[tuple[str, str]]:
+    named = [f"{item.name} ({item.storage.location})" for item in info.providers]
+    return [("providers", ", ".join(named))] if named else []
 
 
 def _engines(info: AgentInfo) -> list[tuple[str, str]]:

@@ -197,18 +197,28 @@ def _add_maintenance(commands: _Commands[_Parser]) -> None:
     _repeated(prune, "--workspace", "PATH", "the rules are for the snapshots of this workspace")
     prune.add_argument("--dry-run", action="store_true", help="only say what would be done")
     _add_start(prune)
+    bench = _add(commands, "bench [options]", "measure the transfer engines with the agent's stores, or with one")
+    bench.epilog = (
+        "Without --provider it measures [storage] and every [providers.NAME] of the agent's configuration, one after "
+        "the other; `storage` is the name of the first. Every engine moves SIZE in each direction and round. The "
+        "engine auto follows the outcome."
+    )
+    bench.add_argument("--size", metavar="SIZE", type=_bytes, default=0, help="such as 2GiB (512MiB)")
+    bench.add_argument("--object-size", metavar="SIZE", type=_bytes, default=0, help="of each object (64MiB)")
+    bench.add_argument("--rounds", metavar="N", type=_positive, default=0, help="how often all of it is done (3)")
+    _add_start(bench, several_providers=True)
 
 
 def _repeated(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
     parser.add_argument(name, metavar=metavar, action="append", default=[], help=f"{text}; may be repeated")
 
 
-def _add_start(parser: argparse.ArgumentParser) -> None:
+def _add_start(parser: argparse.ArgumentParser, *, several_providers: bool = False) -> None:
     parser.add_argument("--detach", action="store_true", help="print the operation's name and return")
     parser.add_argument(
         "--request-id", metavar="ID", help="attach to the operation that this id started before, if there is one"
     )
-    _add_storage(parser)
+    _add_storage(parser, several_providers=several_providers)
 
 
 def _add_limit(parser: argparse.ArgumentParser) -> None:
@@ -219,10 +229,17 @@ def _add_null(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-0", "--null", action="store_true", help="names as they are, each ended by NUL")
 
 
-def _add_storage(parser: argparse.ArgumentParser) -> None:
+def _add_storage(parser: argparse.ArgumentParser, *, several_providers: bool = False) -> None:
     group = parser.add_argument_group("storage", "Instead of the agent's configured storage, as a whole.")
-    providers = [provider.value for provider in Provider if provider is not Provider.UNKNOWN]
-    group.add_argument("--provider", choices=providers, help="the vendor of the store")
+    if several_providers:
+        group.add_argument(
+            "--provider", metavar="NAME", action="append",
+            help="a [providers.NAME] of the agent's configuration; may be repeated. With --bucket, or --endpoint of a "
+            "folder: the vendor of one store",
+        )  # fmt: skip
+    else:
+        providers = [provider.value for provider in Provider if provider is not Provider.UNKNOWN]
+        group.add_argument("--provider", choices=providers, help="the vendor of the store")
     group.add_argument("--bucket")
     group.add_argument("--prefix", help="the prefix of every object's key")
     group.add_argument("--endpoint", metavar="URL", help="the endpoint, or the folder for local")

@@ -109,6 +109,8 @@ class _OperationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Operati
     """Looks whether everything that snapshots need is in the store."""
     OPERATION_KIND_PRUNE: _OperationKind.ValueType  # 4
     """Deletes what the repository does not need any more."""
+    OPERATION_KIND_BENCHMARK: _OperationKind.ValueType  # 5
+    """Measures the transfer engines with a store."""
 
 class OperationKind(_OperationKind, metaclass=_OperationKindEnumTypeWrapper):
     """OperationKind is what an operation does."""
@@ -123,6 +125,8 @@ OPERATION_KIND_VERIFY: OperationKind.ValueType  # 3
 """Looks whether everything that snapshots need is in the store."""
 OPERATION_KIND_PRUNE: OperationKind.ValueType  # 4
 """Deletes what the repository does not need any more."""
+OPERATION_KIND_BENCHMARK: OperationKind.ValueType  # 5
+"""Measures the transfer engines with a store."""
 Global___OperationKind: _TypeAlias = OperationKind  # noqa: Y015
 
 class _OperationState:
@@ -800,6 +804,74 @@ class PruneResponse(_message.Message):
 Global___PruneResponse: _TypeAlias = PruneResponse  # noqa: Y015
 
 @_typing.final
+class BenchmarkRequest(_message.Message):
+    """BenchmarkRequest starts a benchmark. Every engine moves `bytes` in each direction and round."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    OBJECT_BYTES_FIELD_NUMBER: _builtins.int
+    ROUNDS_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """An id chosen by the caller, at most 128 characters. The same id attaches to the same operation; empty for a new one."""
+    provider: _builtins.str
+    """The name of a table [providers.NAME] of the agent's configuration; empty for `storage`."""
+    bytes: _builtins.int
+    """Bytes in each direction and round; 0 for 512 MiB, and at most 64 GiB."""
+    object_bytes: _builtins.int
+    """Bytes of each object; 0 for 64 MiB (or all of it, if that is less), and at most 64 MiB."""
+    rounds: _builtins.int
+    """How often all of it is done; 0 for 3, and at most 20."""
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """The store; absent for `provider`, or the agent's configured one."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        object_bytes: _builtins.int = ...,
+        rounds: _builtins.int = ...,
+        storage: Global___Storage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "object_bytes", b"object_bytes", "provider", b"provider", "request_id", b"request_id", "rounds", b"rounds", "storage", b"storage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkRequest: _TypeAlias = BenchmarkRequest  # noqa: Y015
+
+@_typing.final
+class BenchmarkResponse(_message.Message):
+    """BenchmarkResponse is one event of the operation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___Event:
+        """The event."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___Event | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkResponse: _TypeAlias = BenchmarkResponse  # noqa: Y015
+
+@_typing.final
 class Operation(_message.Message):
     """Operation is one long-running job."""
 
@@ -1399,6 +1471,7 @@ class Result(_message.Message):
     PRUNE_FIELD_NUMBER: _builtins.int
     PRESENT_FIELD_NUMBER: _builtins.int
     MEASUREMENTS_FIELD_NUMBER: _builtins.int
+    BENCHMARK_FIELD_NUMBER: _builtins.int
     snapshot_id: _builtins.str
     """The snapshot that was committed, restored or verified; empty if that is none or many."""
     chunks: _builtins.int
@@ -1449,6 +1522,10 @@ class Result(_message.Message):
     def measurements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Measurement]:
         """What was learned about transfer engines; the agent keeps it."""
 
+    @_builtins.property
+    def benchmark(self) -> Global___BenchmarkReport:
+        """What a benchmark did; absent otherwise."""
+
     def __init__(
         self,
         *,
@@ -1470,10 +1547,11 @@ class Result(_message.Message):
         prune: Global___PruneReport | None = ...,
         present: Global___PresentReport | None = ...,
         measurements: _abc.Iterable[Global___Measurement] | None = ...,
+        benchmark: Global___BenchmarkReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["present", b"present", "prune", b"prune", "totals", b"totals", "verify", b"verify"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["benchmark", b"benchmark", "present", b"present", "prune", b"prune", "totals", b"totals", "verify", b"verify"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "measurements", b"measurements", "occupation", b"occupation", "present", b"present", "prune", b"prune", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["benchmark", b"benchmark", "chunks", b"chunks", "chunks_transferred", b"chunks_transferred", "engine", b"engine", "engine_reason", b"engine_reason", "measurements", b"measurements", "occupation", b"occupation", "present", b"present", "prune", b"prune", "raw_bytes", b"raw_bytes", "seconds", b"seconds", "snapshot_id", b"snapshot_id", "stages", b"stages", "totals", b"totals", "transferred_bytes", b"transferred_bytes", "unchanged_bytes", b"unchanged_bytes", "unchanged_files", b"unchanged_files", "verify", b"verify", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1552,6 +1630,84 @@ class Measurement(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Measurement: _TypeAlias = Measurement  # noqa: Y015
+
+@_typing.final
+class BenchmarkReport(_message.Message):
+    """BenchmarkReport is what a benchmark did, and with which store. `measurements` of the result has the medians."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    provider: Global___Provider.ValueType
+    """The vendor."""
+    bucket: _builtins.str
+    """The bucket; empty for a folder."""
+    endpoint: _builtins.str
+    """The endpoint's URL, or the folder; empty for AWS's own."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BenchmarkRun]:
+        """What was measured, in this order."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___Provider.ValueType = ...,
+        bucket: _builtins.str = ...,
+        endpoint: _builtins.str = ...,
+        runs: _abc.Iterable[Global___BenchmarkRun] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "endpoint", b"endpoint", "provider", b"provider", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkReport: _TypeAlias = BenchmarkReport  # noqa: Y015
+
+@_typing.final
+class BenchmarkRun(_message.Message):
+    """BenchmarkRun is one engine moving objects in one direction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    CPU_SECONDS_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """The engine."""
+    direction: Global___Direction.ValueType
+    """Which way."""
+    round: _builtins.int
+    """The round, from 1."""
+    bytes: _builtins.int
+    """Bytes that were moved."""
+    seconds: _builtins.float
+    """Seconds that took."""
+    cpu_seconds: _builtins.float
+    """Seconds of processors of the agent's machine that took."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        direction: Global___Direction.ValueType = ...,
+        round: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        seconds: _builtins.float = ...,
+        cpu_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "cpu_seconds", b"cpu_seconds", "direction", b"direction", "engine", b"engine", "round", b"round", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BenchmarkRun: _TypeAlias = BenchmarkRun  # noqa: Y015
 
 @_typing.final
 class EngineUse(_message.Message):
@@ -2331,6 +2487,7 @@ class GetAgentInfoResponse(_message.Message):
     ENGINES_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
     WORKERS_REASON_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The agent's version."""
     host: _builtins.str
@@ -2371,6 +2528,10 @@ class GetAgentInfoResponse(_message.Message):
     def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineUse]:
         """The engines of both directions, for the configured storage."""
 
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedStorage]:
+        """Further stores that the configuration names, without credentials."""
+
     def __init__(
         self,
         *,
@@ -2389,14 +2550,43 @@ class GetAgentInfoResponse(_message.Message):
         engines: _abc.Iterable[Global___EngineUse] | None = ...,
         workers: _builtins.int = ...,
         workers_reason: _builtins.str = ...,
+        providers: _abc.Iterable[Global___NamedStorage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "storage", b"storage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "engine", b"engine", "engine_reason", b"engine_reason", "engines", b"engines", "format_version", b"format_version", "host", b"host", "metrics_address", b"metrics_address", "running_operations", b"running_operations", "s5cmd_version", b"s5cmd_version", "start_time", b"start_time", "storage", b"storage", "version", b"version", "workers", b"workers", "workers_reason", b"workers_reason", "workspace_roots", b"workspace_roots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "engine", b"engine", "engine_reason", b"engine_reason", "engines", b"engines", "format_version", b"format_version", "host", b"host", "metrics_address", b"metrics_address", "providers", b"providers", "running_operations", b"running_operations", "s5cmd_version", b"s5cmd_version", "start_time", b"start_time", "storage", b"storage", "version", b"version", "workers", b"workers", "workers_reason", b"workers_reason", "workspace_roots", b"workspace_roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAgentInfoResponse: _TypeAlias = GetAgentInfoResponse  # noqa: Y015
+
+@_typing.final
+class NamedStorage(_message.Message):
+    """NamedStorage is a table [providers.NAME] of the agent's configuration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    STORAGE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name."""
+    @_builtins.property
+    def storage(self) -> Global___Storage:
+        """The store."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        storage: Global___Storage | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["storage", b"storage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "storage", b"storage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NamedStorage: _TypeAlias = NamedStorage  # noqa: Y015
 
 @_typing.final
 class CheckStorageRequest(_message.Message):

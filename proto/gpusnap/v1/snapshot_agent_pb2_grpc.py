@@ -28,10 +28,11 @@ if _version_not_supported:
 class SnapshotAgentStub:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
-    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
-    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
-    INTERNAL (INTERNAL) when the agent has a defect.
+    Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
+    changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
+    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
+    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    agent has a defect.
     """
 
     def __init__(self, channel):
@@ -59,6 +60,11 @@ class SnapshotAgentStub:
                 '/gpusnap.v1.SnapshotAgent/Prune',
                 request_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneRequest.SerializeToString,
                 response_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneResponse.FromString,
+                _registered_method=True)
+        self.Benchmark = channel.unary_stream(
+                '/gpusnap.v1.SnapshotAgent/Benchmark',
+                request_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.BenchmarkRequest.SerializeToString,
+                response_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.BenchmarkResponse.FromString,
                 _registered_method=True)
         self.WatchOperation = channel.unary_stream(
                 '/gpusnap.v1.SnapshotAgent/WatchOperation',
@@ -115,10 +121,11 @@ class SnapshotAgentStub:
 class SnapshotAgentServicer:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
-    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
-    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
-    INTERNAL (INTERNAL) when the agent has a defect.
+    Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
+    changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
+    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
+    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    agent has a defect.
     """
 
     def Snapshot(self, request, context):
@@ -164,6 +171,20 @@ class SnapshotAgentServicer:
         ALREADY_EXISTS (REQUEST_ID_REUSED). A damaged manifest (DATA_LOSS), a store that fails (UNAVAILABLE) and a store that
         cannot be pruned safely (FAILED_PRECONDITION, DEADLINES_IGNORED) are found by the running operation and stand in the
         error of its `completed` event; then what is needed is not known, and no chunk is deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Benchmark(self, request, context):
+        """Benchmark starts measuring how fast each transfer engine moves random objects to a store and back, and streams the
+        events of the operation; the last one is `completed`. The objects lie below `<prefix>/benchmark/<operation>/` and are
+        deleted in the end; what a benchmark that was killed left is deleted by the next one. The agent remembers the outcome,
+        and the engine "auto" follows it.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST: also a provider that the configuration does not have), FAILED_PRECONDITION
+        (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED), PERMISSION_DENIED (PATH_NOT_ALLOWED: a folder as storage),
+        ALREADY_EXISTS (REQUEST_ID_REUSED). What the store refuses stands in the error of the `completed` event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,6 +307,11 @@ def add_SnapshotAgentServicer_to_server(servicer, server):
                     request_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneRequest.FromString,
                     response_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneResponse.SerializeToString,
             ),
+            'Benchmark': grpc.unary_stream_rpc_method_handler(
+                    servicer.Benchmark,
+                    request_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.BenchmarkRequest.FromString,
+                    response_serializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.BenchmarkResponse.SerializeToString,
+            ),
             'WatchOperation': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchOperation,
                     request_deserializer=gpusnap_dot_v1_dot_snapshot__agent__pb2.WatchOperationRequest.FromString,
@@ -347,10 +373,11 @@ def add_SnapshotAgentServicer_to_server(servicer, server):
 class SnapshotAgent:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
-    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
-    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
-    INTERNAL (INTERNAL) when the agent has a defect.
+    Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
+    changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
+    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
+    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    agent has a defect.
     """
 
     @staticmethod
@@ -451,6 +478,33 @@ class SnapshotAgent:
             '/gpusnap.v1.SnapshotAgent/Prune',
             gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneRequest.SerializeToString,
             gpusnap_dot_v1_dot_snapshot__agent__pb2.PruneResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Benchmark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/gpusnap.v1.SnapshotAgent/Benchmark',
+            gpusnap_dot_v1_dot_snapshot__agent__pb2.BenchmarkRequest.SerializeToString,
+            gpusnap_dot_v1_dot_snapshot__agent__pb2.BenchmarkResponse.FromString,
             options,
             channel_credentials,
             insecure,

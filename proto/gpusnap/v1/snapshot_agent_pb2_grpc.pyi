@@ -34,10 +34,11 @@ GRPC_VERSION: str
 class SnapshotAgentStub:
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
-    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
-    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
-    INTERNAL (INTERNAL) when the agent has a defect.
+    Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
+    changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
+    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
+    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    agent has a defect.
     """
 
     @_typing.overload
@@ -75,6 +76,16 @@ class SnapshotAgentStub:
     ALREADY_EXISTS (REQUEST_ID_REUSED). A damaged manifest (DATA_LOSS), a store that fails (UNAVAILABLE) and a store that
     cannot be pruned safely (FAILED_PRECONDITION, DEADLINES_IGNORED) are found by the running operation and stand in the
     error of its `completed` event; then what is needed is not known, and no chunk is deleted.
+    """
+    Benchmark: _grpc.UnaryStreamMultiCallable[_snapshot_agent_pb2.BenchmarkRequest, _snapshot_agent_pb2.BenchmarkResponse]
+    """Benchmark starts measuring how fast each transfer engine moves random objects to a store and back, and streams the
+    events of the operation; the last one is `completed`. The objects lie below `<prefix>/benchmark/<operation>/` and are
+    deleted in the end; what a benchmark that was killed left is deleted by the next one. The agent remembers the outcome,
+    and the engine "auto" follows it.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST: also a provider that the configuration does not have), FAILED_PRECONDITION
+    (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED), PERMISSION_DENIED (PATH_NOT_ALLOWED: a folder as storage),
+    ALREADY_EXISTS (REQUEST_ID_REUSED). What the store refuses stands in the error of the `completed` event.
     """
     WatchOperation: _grpc.UnaryStreamMultiCallable[_snapshot_agent_pb2.WatchOperationRequest, _snapshot_agent_pb2.WatchOperationResponse]
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
@@ -134,10 +145,11 @@ class SnapshotAgentStub:
 class SnapshotAgentAsyncStub(SnapshotAgentStub):
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
-    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
-    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
-    INTERNAL (INTERNAL) when the agent has a defect.
+    Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
+    changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
+    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
+    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    agent has a defect.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -172,6 +184,16 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
     ALREADY_EXISTS (REQUEST_ID_REUSED). A damaged manifest (DATA_LOSS), a store that fails (UNAVAILABLE) and a store that
     cannot be pruned safely (FAILED_PRECONDITION, DEADLINES_IGNORED) are found by the running operation and stand in the
     error of its `completed` event; then what is needed is not known, and no chunk is deleted.
+    """
+    Benchmark: _aio.UnaryStreamMultiCallable[_snapshot_agent_pb2.BenchmarkRequest, _snapshot_agent_pb2.BenchmarkResponse]  # type: ignore[assignment]
+    """Benchmark starts measuring how fast each transfer engine moves random objects to a store and back, and streams the
+    events of the operation; the last one is `completed`. The objects lie below `<prefix>/benchmark/<operation>/` and are
+    deleted in the end; what a benchmark that was killed left is deleted by the next one. The agent remembers the outcome,
+    and the engine "auto" follows it.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST: also a provider that the configuration does not have), FAILED_PRECONDITION
+    (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED), PERMISSION_DENIED (PATH_NOT_ALLOWED: a folder as storage),
+    ALREADY_EXISTS (REQUEST_ID_REUSED). What the store refuses stands in the error of the `completed` event.
     """
     WatchOperation: _aio.UnaryStreamMultiCallable[_snapshot_agent_pb2.WatchOperationRequest, _snapshot_agent_pb2.WatchOperationResponse]  # type: ignore[assignment]
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
@@ -230,10 +252,11 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
 class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
     """SnapshotAgent saves a workspace to object storage and brings it back.
 
-    Snapshot, Restore, Verify and Prune start an operation that belongs to the agent: a client that disconnects changes
-    nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its name, if the agent is
-    configured so (the default) and the request brought no credentials, which are never written down. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with
-    INTERNAL (INTERNAL) when the agent has a defect.
+    Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
+    changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
+    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
+    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    agent has a defect.
     """
 
     @_abc_1.abstractmethod
@@ -290,6 +313,22 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
         ALREADY_EXISTS (REQUEST_ID_REUSED). A damaged manifest (DATA_LOSS), a store that fails (UNAVAILABLE) and a store that
         cannot be pruned safely (FAILED_PRECONDITION, DEADLINES_IGNORED) are found by the running operation and stand in the
         error of its `completed` event; then what is needed is not known, and no chunk is deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def Benchmark(
+        self,
+        request: _snapshot_agent_pb2.BenchmarkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapshot_agent_pb2.BenchmarkResponse], _abc.AsyncIterator[_snapshot_agent_pb2.BenchmarkResponse]]:
+        """Benchmark starts measuring how fast each transfer engine moves random objects to a store and back, and streams the
+        events of the operation; the last one is `completed`. The objects lie below `<prefix>/benchmark/<operation>/` and are
+        deleted in the end; what a benchmark that was killed left is deleted by the next one. The agent remembers the outcome,
+        and the engine "auto" follows it.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST: also a provider that the configuration does not have), FAILED_PRECONDITION
+        (STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED), PERMISSION_DENIED (PATH_NOT_ALLOWED: a folder as storage),
+        ALREADY_EXISTS (REQUEST_ID_REUSED). What the store refuses stands in the error of the `completed` event.
         """
 
     @_abc_1.abstractmethod

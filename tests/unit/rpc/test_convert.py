@@ -17,7 +17,7 @@ from agent.operations.order import RestoreOrder, SnapshotOrder
 from agent.operations.record import LoggedEvent
 from agent.repository.model import Entry, EntryType
 from agent.restore.request import IfNotEmpty
-from agent.rpc import convert, orders
+from agent.rpc import convert, convert_engines, orders
 
 TABLES: list[tuple[Mapping[Any, int], type[enum.Enum], Any, str]] = [
     (convert.PROVIDERS, Provider, pb.Provider, "PROVIDER_"),
@@ -26,7 +26,7 @@ TABLES: list[tuple[Mapping[Any, int], type[enum.Enum], Any, str]] = [
     (convert.STATES, events.OperationState, pb.OperationState, "OPERATION_STATE_"),
     (convert.STAGES, events.Stage, pb.Stage, "STAGE_"),
     (convert.CAUSES, events.Cause, pb.Cause, "CAUSE_"),
-    (convert.DIRECTIONS, events.Direction, pb.Direction, "DIRECTION_"),
+    (convert_engines.DIRECTIONS, events.Direction, pb.Direction, "DIRECTION_"),
     (convert.CHUNK_KINDS, events.ChunkKind, pb.ChunkKind, "CHUNK_KIND_"),
     (convert.ENTRY_TYPES, EntryType, pb.EntryType, "ENTRY_TYPE_"),
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from controller_client.cli.arguments import Options, parse
+from controller_client.cli.bench import BenchCommand
 from controller_client.cli.browse import DiffCommand, FilesCommand, SnapshotsCommand
 from controller_client.cli.hosts import UsageError
 from controller_client.cli.operate import OperationsCommand, RestoreCommand, SnapshotCommand
@@ -112,3 +113,36 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         parse([command, "--help"])
     assert caught.value.code == 0
     assert f"gpusnap {command}" in capsys.readouterr().out
+
+
+def test_benchmarks_of_stores_by_their_names() -> None:
+    assert parse(["bench"])[1] == BenchCommand()
+    arguments = "bench --provider r2 --provider b2 --size 1GiB --object-size 16MiB --rounds 2"
+    assert parse(arguments.split())[1] == BenchCommand(("r2", "b2"), 1 << 30, 16 << 20, 2)
+    assert parse(["bench", "--provider", "r2", "--detach", "--request-id", "r"])[1] == BenchCommand(
+        ("r2",), request_id="r", detach=True
+    )
+
+
+def test_a_benchmark_of_a_store_that_is_described() -> None:
+    described = ["bench", "--provider", "b2", "--bucket", "b", "--region", "us-west-004"]
+    assert parse(described)[1] == BenchCommand(storage=Storage(Provider.B2, "b", region="us-west-004"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("bench --provider b2 --provider r2 --bucket b", "one vendor is needed"),
+        ("bench --provider mine --bucket b", "one vendor is needed"),
+        ("bench --bucket b", "no provider is named"),
+        ("bench --provider local --prefix p", "no endpoint is named"),
+        ("bench --provider a --provider a", "given twice"),
+        ("bench --provider a --provider b --detach", "--detach: not possible with several"),
+        ("bench --provider a --provider b --request-id r", "--request-id: not possible with several"),
+        ("bench --rounds 0", "not a number above 0"),
+        ("bench --send-credentials", "no storage is named"),
+    ],
+)
+def test_benchmarks_that_are_not_possible(arguments: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(arguments.split())

@@ -1,0 +1,92 @@
+"""The objects of benchmarks in a store: made up, told from each other, and always removed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from agent.pipeline.memory import anonymous
+from agent.repository import keys
+from agent.storage.engine import Outgoing
+from agent.storage.store import ObjectInfo, Store
+
+MARK_BYTES = 32
+"""What an object begins with: it tells objects apart that are alike otherwise."""
+
+PIECE_BYTES = 4 << 20
+"""Bytes that are written at once, as those of chunks are."""
+
+DELETED_AT_ONCE = 16
+
+STRANGER_SECONDS = 24 * 3600
+"""Objects of benchmarks that this agent does not know are removed when they are so much older than its own."""
+
+
+class BenchmarkObjects:
+    """The objects of one benchmark.
+
+    Args:
+        store: where they are.
+        operation: the benchmark's name.
+        size: bytes of each.
+        check: called now and then; raises what shall end all.
+    """
+
+    def __init__(self, store: Store, operation: str, size: int, check: Callable[[], None]) -> None:
+        self._store = store
+        self._own = f"{keys.BENCHMARK}{operation}/"
+        self._check = check
+        # Random, so that nothing on the way can compress it.
+        self._content = anonymous(max(size, MARK_BYTES))[:size]
+        for start in range(0, size, PIECE_BYTES):
+            piece = self._content[start : start + PIECE_BYTES]
+            piece[:] = os.urandom(len(piece))
+
+    def keys(self, round_number: int, engine: str, count: int) -> list[str]:
+        """Returns the keys of what one engine stores in one round."""
+        return [f"{self._own}{round_number}-{engine}-{number:05}" for number in range(count)]
+
+    def write(self, outgoing: Outgoing, key: str) -> None:
+        """Writes the object with this key."""
+        mark = self._mark(key)
+        outgoing.write(mark)
+        for start in range(len(mark), len(self._content), PIECE_BYTES):
+            self._check()
+            outgoing.write(self._content[start : start + PIECE_BYTES])
+
+    def is_right(self, key: str, view: memoryview) -> bool:
+        """Says whether ``view`` may be the object with this key: its size, its beginning and its end."""
+        mark = self._mark(key)
+        end = max(len(self._content) - PIECE_BYTES, len(mark))
+        return len(view) == len(self._content) and view[: len(mark)] == mark and view[end:] == self._content[end:]
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Deletes objects; those that are not there are no error."""
+        with ThreadPoolExecutor(DELETED_AT_ONCE, thread_name_prefix="delete") as pool:
+            list(pool.map(self._store.delete, names))
+
+    def remove_leftovers(self, earlier: Collection[str]) -> None:
+        """Deletes what an earlier run of this benchmark, and what earlier ones that were killed, left."""
+        own = self._own.removeprefix(keys.BENCHMARK).rstrip("/")
+        for folder in self._store.list_folders(keys.BENCHMARK):
+            self._check()
+            if folder == own or folder in earlier:
+                self.remove(found.key for found in self._store.list(f"{keys.BENCHMARK}{folder}/"))
+
+    def remove_all(self) -> None:
+        """Deletes what this benchmark has stored, and what strangers left long ago."""
+        found = list(self._store.list(keys.BENCHMARK))
+        self.remove(removable(found, self._own))
+
+    def _mark(self, key: str) -> bytes:
+        return hashlib.blake2b(key.encode(), digest_size=MARK_BYTES).digest()[: len(self._content)]
+
+
+def removable(found: Collection[ObjectInfo], own: str) -> list[str]:
+    """Returns the keys of what may be deleted of all benchmarks' objects. Ages are those of the store's clock."""
+    newest = max((each.modified_ns for each in found if each.key.startswith(own)), default=0)
+    return [
+        each.key for each in found if each.key.startswith(own) or each.modified_ns < newest - STRANGER_SECONDS * 10**9
+    ]
