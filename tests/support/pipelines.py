@@ -13,9 +13,10 @@ import msgspec
 
 from agent.config.model import Provider, ScanConfig, StorageConfig, TransferConfig
 from agent.errors import DataLossError
-from agent.events import OperationResult, PipelineEvent, WarningRaised
-from agent.maintenance import verify
-from agent.maintenance.request import VerifyRequest
+from agent.events import OperationResult, PipelineEvent, PruneReport, WarningRaised
+from agent.maintenance import prune, verify
+from agent.maintenance.request import PruneRequest, VerifyRequest
+from agent.maintenance.retention import Rules
 from agent.repository import keys
 from agent.repository.model import Chunk, Entry
 from agent.repository.repository import Repository
@@ -136,6 +137,17 @@ class Pipelines:
             transfer=self.transfer,
         )
         return verify.run(request, self.events.append, cancel or threading.Event())
+
+    def prune(self, rules: Rules | None = None, *, dry_run: bool = False) -> PruneReport:
+        """Prunes and returns what that did."""
+        self.events = self.new_events()
+        result = prune.run(self.prune_request(rules, dry_run=dry_run), self.events.append, threading.Event())
+        assert result.prune is not None
+        return result.prune
+
+    def prune_request(self, rules: Rules | None = None, *, dry_run: bool = False) -> PruneRequest:
+        """Returns the request for a prune."""
+        return PruneRequest(rules or Rules(), (), (), dry_run, str(self._staging()), self.storage, self.transfer)
 
     def warned(self) -> dict[str, set[bytes]]:
         """Returns the paths that the last operation warned of, by reason."""

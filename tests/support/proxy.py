@@ -35,6 +35,7 @@ class Fault(msgspec.Struct, frozen=True):
         flip_at: the byte in which a bit is flipped on its way.
         piece_seconds: seconds before each piece of 64 KiB: a slow link.
         closes_after: the connection is closed after the answer, without saying so in it.
+        is_held: the request waits here, before any of it is passed on, until ``Proxy.released`` is set.
     """
 
     answer: bytes = b""
@@ -48,6 +49,7 @@ class Fault(msgspec.Struct, frozen=True):
     flip_at: int = -1
     piece_seconds: float = 0.0
     closes_after: bool = False
+    is_held: bool = False
 
 
 def answer(status: int, body: str = "", **headers: str) -> bytes:
@@ -85,6 +87,7 @@ class Proxy:
     Attributes:
         faults: one for each of the next requests; afterwards ``default``.
         script: asked for the fault of each request that has none of these; ``None`` is ``default``.
+        held, released: set when a request is held, and to let such requests go on.
         seen: the requests so far.
         connections: connections so far.
         open_connections: those that are open now.
@@ -95,6 +98,7 @@ class Proxy:
         self.faults: deque[Fault] = deque()
         self.default = Fault()
         self.script: Callable[[Seen], Fault | None] = lambda seen: None
+        self.held, self.released = threading.Event(), threading.Event()
         self.seen: list[Seen] = []
         self.connections = self.open_connections = self.most_connections = 0
         self._server = server
@@ -174,6 +178,10 @@ class Proxy:
         fault = self.faults.popleft() if self.faults else self.script(seen) or self.default
         self.seen.append(seen)
         length = int(seen.headers.get("content-length", "0"))
+        if fault.is_held:
+            self.held.set()
+            while not self.released.is_set():
+                await asyncio.sleep(0.01)
         if fault.answer and fault.is_early:
             writer.write(fault.answer)
             await writer.drain()
