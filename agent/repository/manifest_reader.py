@@ -64,6 +64,7 @@ class ManifestReader:
 
     def __init__(self, read_at: ReadAt, tail: bytes, size: int) -> None:
         self._read_at = read_at
+        self._tail, self._tail_start = tail, size - len(tail)
         trailer = layout.parse_trailer(tail[-layout.TRAILER_SIZE :], size)
         end = layout.TRAILER_SIZE + trailer.stored_size
         stored = tail[-end : -layout.TRAILER_SIZE] if end <= len(tail) else read_at(size - end, trailer.stored_size)
@@ -196,8 +197,12 @@ class ManifestReader:
         return layout.decompress(self._stored(index), index.raw_size)
 
     def _stored(self, index: pb.SectionIndex) -> bytes:
-        for _ in range(READ_ATTEMPTS):
-            stored = self._read_at(index.offset, index.stored_size)
+        for attempt in range(READ_ATTEMPTS):
+            place = index.offset - self._tail_start
+            if attempt == 0 and place >= 0:
+                stored = self._tail[place : place + index.stored_size]
+            else:
+                stored = self._read_at(index.offset, index.stored_size)
             if blake3(stored).digest() == index.hash:
                 return stored
         raise DataLossError("the manifest is damaged: a section does not match its hash")

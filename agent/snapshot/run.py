@@ -31,7 +31,7 @@ from agent.snapshot.commit import Commit
 from agent.snapshot.filters import Filter
 from agent.snapshot.found import FoundChunks
 from agent.snapshot.interrupted import Interrupted, Marker
-from agent.snapshot.known import read_known
+from agent.snapshot.known import Known
 from agent.snapshot.packer import LargeFile, Packer, PackTask, SegmentTask
 from agent.snapshot.parent import open_parent
 from agent.snapshot.plan import LargePlan, PackPlan, plan
@@ -146,15 +146,16 @@ class _Snapshot:
         interrupted = Interrupted(store, self._id, Marker(self._host, request.workspace))
         begun = interrupted.begin()
         lease = take_lease(store, self._grace, begun.now_s)
-        known = read_known(self._repository, self._host, request.workspace, lease.condemned, self._warnings)
-        before = "" if request.full else known.parent
-        parent = open_parent(self._repository, before, manifest_path + ".parent", self._warnings)
+        known = Known(self._repository, lease.condemned, self._warnings)
+        before = known.parent(self._host, request.workspace)
+        compared = "" if request.full else before
+        parent = open_parent(self._repository, compared, manifest_path + ".parent", self._warnings)
         scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings, parent)
         scan = ScanAhead(scanner, parent, self._crew, self._meter, self._emit)
         found = FoundChunks(store, begun.now_s, lease.condemned, self._crew) if begun.has_others else None
         if found is not None:
             self._crew.start("find", found.run)
-        sink = ChunkSink(self._engine, known.chunks, self._crew, self._meter, self._occupations, self._emit, found)
+        sink = ChunkSink(self._engine, known.size, self._crew, self._meter, self._occupations, self._emit, found)
         with open(manifest_path, "xb") as file:
             writer = ManifestWriter(file, parent.manifest if parent is not None else None)
             assembly = Assembly(writer, self._allowance, self._warnings)
@@ -166,7 +167,7 @@ class _Snapshot:
                 # No thread works any more: all of them would wait for the store.
                 self._occupations.add(Cause.STORE, last_uploads.seconds * self._workers)
                 table = sink.table([*assembly.chunks, end])
-                summary = self._summary(table, assembly.totals, known.parent, scanner.last_hard_link_group)
+                summary = self._summary(table, assembly.totals, before, scanner.last_hard_link_group)
                 writer.finish(summary, table, self._warnings.kept)
         with watch:
             commit = Commit(store, request.storage.prefix, self._id, self._grace, self._crew)

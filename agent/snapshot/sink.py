@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 import msgspec
@@ -36,14 +36,14 @@ class ChunkSink:
     """Stores chunks, each content once. All methods may be called from any thread.
 
     Args:
-        known: chunks that committed snapshots of the repository have, with their stored sizes.
+        known: tells the stored size of a chunk that committed snapshots of the repository have, and else ``None``.
         found: chunks that interrupted snapshots have stored; ``None`` if there are none.
     """
 
     def __init__(
         self,
         engine: TransferEngine,
-        known: Mapping[bytes, int],
+        known: Callable[[bytes], int | None],
         crew: Crew,
         meter: Meter,
         occupations: Occupations,
@@ -57,7 +57,8 @@ class ChunkSink:
         self._emit = emit
         self._found = found
         self._lock = threading.Lock()
-        self._stored_sizes: dict[bytes, int] = dict(known)
+        self._committed = known
+        self._stored_sizes: dict[bytes, int] = {}
         self._uploads = Allowance(crew, UPLOADS_AT_ONCE)
         self.transferred_chunks = 0
         self.transferred_bytes = 0
@@ -108,8 +109,7 @@ class ChunkSink:
 
     def has(self, chunks: Iterable[Chunk]) -> bool:
         """Says whether chunks of an earlier snapshot can be relied on, so that what they hold need not be read."""
-        with self._lock:
-            return all(chunk.id in self._stored_sizes for chunk in chunks)
+        return all(self._known(ChunkRef(chunk.id, chunk.raw_size, chunk.kind)) is not None for chunk in chunks)
 
     def reuse(self, chunks: Iterable[Chunk]) -> list[ChunkRef]:
         """Takes chunks of an earlier snapshot, which ``has`` said can be relied on."""
@@ -133,12 +133,15 @@ class ChunkSink:
     def _known(self, chunk: ChunkRef) -> int | None:
         with self._lock:
             size = self._stored_sizes.get(chunk.id)
+        if size is not None:
+            return size
+        size = self._committed(chunk.id)
         if size is None and self._found is not None:
             size = self._found.size(chunk.id, chunk.raw_size)
-            if size is not None:
-                with self._lock:
-                    size = self._stored_sizes.setdefault(chunk.id, size)
-        return size
+        if size is None:
+            return None
+        with self._lock:
+            return self._stored_sizes.setdefault(chunk.id, size)
 
     def _reused(self, chunk: ChunkRef, stored_size: int, busy_seconds: float) -> None:
         self._meter.add(Stage.COMPRESS, chunk.raw_size, busy_seconds=busy_seconds)

@@ -45,12 +45,12 @@ def _entry(path: bytes, kind: EntryType, mode: int, fields: dict[str, object]) -
     return msgspec.structs.replace(plain, **fields)
 
 
-def summary(snapshot_id: str = SNAPSHOT_ID) -> SnapshotSummary:
+def summary(snapshot_id: str = SNAPSHOT_ID, host: str = "host") -> SnapshotSummary:
     """Returns a summary that says nothing of interest."""
     return SnapshotSummary(
         id=snapshot_id,
         parent="",
-        host="host",
+        host=host,
         workspace=b"/workspace",
         start_time_ns=1,
         commit_time_ns=2,
@@ -79,6 +79,7 @@ def manifest(
     chunks: Sequence[Chunk],
     *,
     snapshot_id: str = SNAPSHOT_ID,
+    host: str = "host",
     warnings: Sequence[ManifestWarning] = (),
 ) -> bytes:
     """Writes a manifest to a local file and returns its bytes."""
@@ -86,7 +87,7 @@ def manifest(
         writer = ManifestWriter(target)
         for entry in entries:
             writer.add_entry(entry)
-        writer.finish(summary(snapshot_id), list(chunks), list(warnings))
+        writer.finish(summary(snapshot_id, host), list(chunks), list(warnings))
     return path.read_bytes()
 
 

@@ -33,7 +33,7 @@ from agent.repository.manifest_reader import ManifestReader
 from agent.repository.repository import Repository
 from agent.snapshot import commit
 from agent.snapshot.commit import Commit
-from agent.snapshot.known import read_known
+from agent.snapshot.known import Known
 from agent.storage.clock import read_clock
 from tests.support import forging
 from tests.support.interleaving import Actor, KilledError
@@ -100,11 +100,11 @@ class World:
             repository = Repository(store)
             grace = repository.ensure().grace
             lease = take_lease(store, grace, read_clock(store))
-            known = read_known(repository, "host", b"/workspace", lease.condemned, Warnings())
+            known = Known(repository, lease.condemned, Warnings())
             table = [CHUNKS[number] for number in contents]
             found = {keys.chunk_id(found.key) for found in store.list(keys.CHUNKS)} if finds else set()
             for number, chunk in zip(contents, table, strict=True):
-                if chunk.id not in known.chunks and chunk.id not in found - lease.condemned.keys():
+                if known.size(chunk.id) is None and chunk.id not in found - lease.condemned.keys():
                     store.write(keys.chunk(chunk.id), forging.frame(CONTENTS[number]))
             snapshot_id = self.new_id()
             path = Path(self.folder, os.urandom(8).hex())

@@ -56,7 +56,7 @@ class Packed:
         engine = open_engine(storage, TransferConfig(), "")
         crew = Crew(threading.Event())
         meter = Meter((Stage.PACK, Stage.COMPRESS, Stage.UPLOAD), leading=Stage.PACK)
-        sink = ChunkSink(engine, {}, crew, meter, Occupations(), lambda _: None)
+        sink = ChunkSink(engine, lambda _: None, crew, meter, Occupations(), lambda _: None)
         file = io.BytesIO()
         writer = ManifestWriter(file)
         allowance = Allowance(crew, 1000)
