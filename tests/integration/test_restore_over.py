@@ -305,8 +305,13 @@ def test_a_file_of_several_segments(folder: Path) -> None:
 Change = Callable[[Path, st.DataObject, bool], None]
 
 
+def is_folder(path: Path) -> bool:
+    # In this order: what a link leads to may be no possible path at all.
+    return not path.is_symlink() and path.is_dir()
+
+
 def remove(path: Path, data: st.DataObject, silently: bool) -> None:
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    shutil.rmtree(path) if is_folder(path) else path.unlink()
 
 
 def rewrite(path: Path, data: st.DataObject, silently: bool) -> None:
@@ -323,7 +328,7 @@ def rewrite(path: Path, data: st.DataObject, silently: bool) -> None:
 
 
 def cut(path: Path, data: st.DataObject, silently: bool) -> None:
-    if path.is_file() and not path.is_symlink():
+    if not path.is_symlink() and path.is_file():
         path.chmod(0o600)
         os.truncate(path, data.draw(st.integers(0, 2 * path.stat().st_size + 1)))
 
@@ -344,8 +349,8 @@ def rename(path: Path, data: st.DataObject, silently: bool) -> None:
 
 
 def link(path: Path, data: st.DataObject, silently: bool) -> None:
-    files = [other for other in sorted(path.parent.iterdir()) if other != path and not other.is_dir()]
-    if files and not (path.is_dir() and not path.is_symlink()):
+    files = [other for other in sorted(path.parent.iterdir()) if other != path and not is_folder(other)]
+    if files and not is_folder(path):
         path.unlink()
         os.link(data.draw(st.sampled_from(files)), path, follow_symlinks=False)
 
