@@ -130,37 +130,48 @@ def prepared(seaweed: SeaweedServer) -> Iterator[list[Place]]:
     assert url.port is not None
     folder = Path(tempfile.mkdtemp(prefix="gpusnap-prune-", dir=memory_folder()))
     bucket = seaweed.make_bucket()
-    places = []
-    for number in range(PLACES):
-        (folder / str(number)).mkdir()
-        storage = seaweed.storage_config(bucket, f"place-{number}")
-        place = Place(folder / str(number), storage, (url.hostname, url.port), number + 1)
-        places.append(place)
-        place.save(place.kept)
-        gone = place.save(place.other)
-        if number:
-            for key in (keys.manifest(gone), keys.chunk_list(gone)):
-                place.direct.repository.store.delete(key)
+    made: list[Place] = []
+    try:
+        for number in range(PLACES):
+            (folder / str(number)).mkdir()
+            storage = seaweed.storage_config(bucket, f"place-{number}")
+            made.append(Place(folder / str(number), storage, (url.hostname, url.port), number + 1))
+            _leave_garbage(made[number], is_deleted=number == 0)
+        _stop_before_commit(made[0])
+        wait_for_grace(made[-1])
+        for place in made:
+            assert place.direct.prune().condemned.chunks > 0
             assert place.garbage()
-        else:
-            place.direct.repository.delete_snapshot(gone)
-    third = places[0].folder / "third"
+        wait_for_grace(made[-1])
+        yield made.copy()
+    finally:
+        for place in made:
+            place.close()
+        seaweed.start()
+        seaweed.remove_bucket(bucket)
+        shutil.rmtree(folder)
+
+
+def _leave_garbage(place: Place, *, is_deleted: bool) -> None:
+    """Saves both workspaces, and removes the snapshot of one: as it should be, or so that no tombstone protects it."""
+    place.save(place.kept)
+    gone = place.save(place.other)
+    if is_deleted:
+        place.direct.repository.delete_snapshot(gone)
+        return
+    for key in (keys.manifest(gone), keys.chunk_list(gone)):
+        place.direct.repository.store.delete(key)
+    assert place.garbage()
+
+
+def _stop_before_commit(place: Place) -> None:
+    """Starts a snapshot of a third workspace, and stops it when its manifest is on its way."""
+    third = place.folder / "third"
     build(os.fsencode(third), [File(b"third", Seeded(40_000, seed=99))])
-    places[0].hold("PUT", "/manifest")
-    worker = places[0].start_saving(third)
-    assert places[0].proxy.held.wait(60.0)
+    place.hold("PUT", "/manifest")
+    worker = place.start_saving(third)
+    assert place.proxy.held.wait(60.0)
     worker.signal(signal.SIGSTOP)
-    wait_for_grace(places[-1])
-    for place in places:
-        assert place.direct.prune().condemned.chunks > 0
-        assert place.garbage()
-    wait_for_grace(places[-1])
-    yield places
-    for place in places:
-        place.close()
-    seaweed.start()
-    seaweed.remove_bucket(bucket)
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
