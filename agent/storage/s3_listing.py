@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
@@ -10,6 +11,8 @@ import msgspec
 
 from agent.storage.http_head import BrokenAnswerError
 from agent.storage.store import ObjectInfo
+
+_SIZE = re.compile(r"[0-9]{1,18}")
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -32,8 +35,9 @@ def parse_page(body: bytes) -> Page:
     Raises:
         BrokenAnswerError: it is none.
     """
-    if b"<!DOCTYPE" in body:
-        raise BrokenAnswerError("the listing defines entities of its own")  # which could grow without end
+    # Entities of its own could grow without end, and UTF-16 would hide them.
+    if b"<!DOCTYPE" in body or b"\0" in body:
+        raise BrokenAnswerError("the listing defines entities of its own, or is not in UTF-8")
     try:
         root = ElementTree.fromstring(body)  # noqa: S314 - harmless without entities
     except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -79,8 +83,10 @@ def _object(key: str, facts: dict[str, str]) -> ObjectInfo:
     size, modified = facts.get("Size", ""), facts.get("LastModified", "")
     try:
         when = datetime.datetime.fromisoformat(modified.removesuffix("Z")[:23])
+        if not _SIZE.fullmatch(size):
+            raise ValueError("no size")
         return ObjectInfo(key, int(size), _epoch_ns(when))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise BrokenAnswerError(f"the listing says {size[:40]!r} and {modified[:40]!r} of an object") from error
 
 

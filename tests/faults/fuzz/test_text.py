@@ -1,17 +1,22 @@
-"""Text from other programs: the lines of s5cmd and the heads and bodies of HTTP answers."""
+"""Text from other programs: the lines of s5cmd, the heads and bodies of HTTP answers, and listings."""
 
 from __future__ import annotations
 
 import json
+import random
+import tracemalloc
 
+import pytest
 from hypothesis import strategies as st
 
 from agent.errors import GpusnapError
 from agent.storage.failure import to_error
 from agent.storage.http_head import BrokenAnswerError, Head, join_chunks, parse_head
+from agent.storage.s3_listing import parse_page
 from agent.storage.s5cmd_lines import TEXT_LIMIT, Answer, Remark, parse_line
 from agent.storage.stream_requests import refusal
 from tests.support.fuzz import fuzz
+from tests.support.mutate import mutated
 
 TOKEN = "gpusnap-0123456789abcdef"
 
@@ -106,3 +111,52 @@ def test_bodies_in_chunks(pieces: list[bytes]) -> None:
     except BrokenAnswerError:
         return
     assert len(body) <= len(data)
+
+
+PAGE = (
+    b'<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name>'
+    b"<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><NextContinuationToken>t&amp;</NextContinuationToken>"
+    b"<Contents><Key>a%2Fb</Key><LastModified>2026-11-23T11:05:12.000Z</LastModified><Size>5</Size></Contents>"
+    b"<CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes></ListBucketResult>"
+)
+WORDS = st.sampled_from(
+    [b"5", b"-5", b"+5", b"1_0", b" 5", "\u0665".encode(), b"9" * 5000, b"&#x0;", b"<a/>", b"&lol;", b""]
+)
+PAGES = st.one_of(
+    st.builds(lambda seed: mutated(PAGE, random.Random(seed)), st.integers(0, 2**64 - 1)),
+    st.builds(lambda word: PAGE.replace(b"<Size>5<", b"<Size>" + word + b"<"), WORDS),
+    st.builds(lambda word: PAGE.replace(b"12.000Z", word), WORDS),
+    st.builds(
+        lambda encoding: PAGE.decode().replace("UTF-8", encoding).encode(encoding), st.sampled_from(["utf-16", "utf-8"])
+    ),
+    st.binary(max_size=60),
+    st.builds(lambda depth: b"<a>" * depth, st.integers(1, 20_000)),
+)
+
+
+@fuzz(2000, body=PAGES)
+def test_pages_of_listings(body: bytes) -> None:
+    try:
+        page = parse_page(body)
+    except BrokenAnswerError as error:
+        assert len(str(error)) < 500
+        return
+    assert b"ListBucketResult" in body
+    assert all(found.size >= 0 for found in page.objects)
+
+
+def laughs(encoding: str) -> bytes:
+    entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10}">' for n in range(1, 10))
+    document = f'<?xml version="1.0" encoding="{encoding}"?><!DOCTYPE x [<!ENTITY e0 "ha">{entities}]>'
+    return (document + "<ListBucketResult><IsTruncated>&e9;</IsTruncated></ListBucketResult>").encode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_listing_that_would_grow_to_gigabytes(encoding: str) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(BrokenAnswerError):
+            parse_page(laughs(encoding))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
