@@ -142,11 +142,9 @@ class Scene:
     def begin(self, stub: SnapshotAgentStub, request: Request) -> Iterator[pb.Event]:
         """Starts an operation and yields its events."""
         if isinstance(request, pb.SnapshotRequest):
-            for response in stub.Snapshot(request, timeout=SECONDS):
-                yield response.event
+            yield from (response.event for response in stub.Snapshot(request, timeout=SECONDS))
         else:
-            for response in stub.Restore(request, timeout=SECONDS):
-                yield response.event
+            yield from (response.event for response in stub.Restore(request, timeout=SECONDS))
 
     def run(
         self, kind: Kind, target: Path | None = None, snapshot: str = "latest", agent: Daemon | None = None
