@@ -26,6 +26,7 @@ class Fault(msgspec.Struct, frozen=True):
     Attributes:
         answer: a whole answer that is sent instead of the store's, once the request was read.
         is_early: the answer is sent, and the connection closed, before the request's body was read.
+        head_bytes: bytes of the answer's head after which the connection is reset, so that nobody knows what was done.
         reset_after: bytes after which the connection is reset.
         end_after: bytes after which the connection is closed in order.
         stall_after: bytes after which nothing moves any more.
@@ -40,6 +41,7 @@ class Fault(msgspec.Struct, frozen=True):
 
     answer: bytes = b""
     is_early: bool = False
+    head_bytes: int = -1
     reset_after: int = -1
     end_after: int = -1
     stall_after: int = -1
@@ -188,7 +190,8 @@ class Proxy:
             raise _ClosedError
         if fault.answer:
             await reader.readexactly(length)
-            writer.write(fault.answer)
+            top, end, _ = fault.answer.partition(b"\r\n\r\n")
+            writer.write(top + end if method == "HEAD" else fault.answer)
             await writer.drain()
         else:
             await self._pass_on(fault, seen, head, length, reader, writer)
@@ -218,6 +221,11 @@ class Proxy:
             if fault.is_mute:
                 await _until_closed(writer)
             answer_head = await store_reader.readuntil(b"\r\n\r\n")
+            if fault.head_bytes >= 0:
+                writer.write(answer_head[: fault.head_bytes])
+                await writer.drain()
+                _reset(writer)
+                raise _ClosedError
             headers = _headers(answer_head)
             size = 0 if seen.method == "HEAD" else int(headers.get("content-length", "0"))
             if fault.more_length:

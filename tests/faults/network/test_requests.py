@@ -1,0 +1,83 @@
+"""The network and the store break requests of an operation: a few of them, or all from some moment on."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from tests.faults.conftest import SEED
+from tests.faults.invariants import Kind
+from tests.faults.network.conftest import MakeScene
+from tests.faults.network.troubles import SURVIVED, TROUBLES, Breaking, Trouble
+from tests.support.daemon import Daemon
+from tests.support.fuzz import FACTOR, tried
+from tests.support.proxy import Fault, Proxy, Seen
+
+ENGINES = ("s5cmd", "stream")
+
+EACH = [
+    pytest.param(engine, trouble, kind, id=f"{engine}-{name}-{kind.value}")
+    for engine in ENGINES
+    for name, trouble in TROUBLES.items()
+    for kind in trouble.kinds
+]
+"""Each trouble with each operation and each engine."""
+
+ROUNDS = 2
+"""Runs in bad weather of each kind in a usual run."""
+
+
+def drawn(test: str, share: float) -> pytest.MarkDecorator:
+    """Runs a test with a share of all combinations; ``FACTOR`` multiplies it, up to all of them several times."""
+    rounds, rest = divmod(round(len(EACH) * share * FACTOR), len(EACH))
+    cases = EACH * rounds + random.Random(f"{os.environ[SEED]} {test}").sample(EACH, rest)
+    cases.sort(key=EACH.index)  # an agent serves all tests with its engine
+    return pytest.mark.parametrize(("engine", "trouble", "kind"), cases, indirect=["engine"], scope="module")
+
+
+@drawn("few", share=1.0)
+def test_a_few_requests_break(
+    make_scene: MakeScene, proxy: Proxy, trouble: Trouble, kind: Kind, chance: random.Random
+) -> None:
+    scene = make_scene(kind)
+    proxy.script = breaking = Breaking(trouble, chance, most=trouble.few, first=2)
+    outcome = scene.run(kind)
+    proxy.script = lambda seen: None
+    assert any(breaking.broken.values())
+    scene.check(outcome)
+    assert outcome.reason in trouble.passing, outcome.end
+    scene.recovers(kind, outcome)
+
+
+@drawn("all", share=0.5)
+def test_all_requests_break(
+    make_scene: MakeScene, hasty: Daemon, proxy: Proxy, trouble: Trouble, kind: Kind, chance: random.Random
+) -> None:
+    scene = make_scene(kind)
+    proxy.script = breaking = Breaking(trouble, chance, most=10**6, first=5)
+    outcome = scene.run(kind, agent=hasty)
+    proxy.script = lambda seen: None
+    assert any(breaking.broken.values())
+    scene.check(outcome, agent=hasty)
+    assert outcome.reason in trouble.lasting, outcome.end
+    scene.recovers(kind, outcome)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_bad_weather(make_scene: MakeScene, proxy: Proxy, kind: Kind, chance: random.Random) -> None:
+    for _ in range(max(round(ROUNDS * FACTOR), 1)):
+        tried["test_bad_weather"] += 1
+        scene = make_scene(kind)
+        share = chance.uniform(0.05, 0.25)
+
+        def weather(seen: Seen, share: float = share) -> Fault | None:
+            return TROUBLES[chance.choice(SURVIVED)].fault(chance) if chance.random() < share else None
+
+        proxy.script = weather
+        outcome = scene.run(kind)
+        proxy.script = lambda seen: None
+        scene.check(outcome)
+        assert outcome.reason in ("", "STORAGE_UNAVAILABLE", "DATA_LOSS"), outcome.end
+        scene.recovers(kind, outcome)
