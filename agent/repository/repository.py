@@ -227,7 +227,10 @@ class Repository:
             raise self._not_found(snapshot_id) from error
         try:
             read_local(path).check_hashes()
-        except (DataLossError, RepositoryVersionError):
+        except DataLossError as error:
+            os.unlink(path)
+            raise DataLossError(f"{snapshot_id}: {error.message}") from error
+        except RepositoryVersionError:
             os.unlink(path)
             raise
 

@@ -95,5 +95,6 @@ def open_parent(repository: Repository, snapshot_id: str, path: str, warnings: W
 
 
 def _warn_of_damage(warnings: Warnings, snapshot_id: str, error: DataLossError) -> None:
-    message = f"the snapshot before, {snapshot_id}, is damaged, so unchanged files are read too: {error.message}"
+    problem = error.message.removeprefix(f"{snapshot_id}: ")
+    message = f"the snapshot before, {snapshot_id}, is damaged, so unchanged files are read too: {problem}"
     warnings.add("SNAPSHOT_DAMAGED", message, b"")

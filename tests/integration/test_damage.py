@@ -103,7 +103,7 @@ def test_damage_is_healed_by_a_new_snapshot_once_the_damaged_one_is_deleted(save
 )
 def test_a_damaged_manifest_restores_nothing(saved: Saved, damage: Callable[[Path], None]) -> None:
     damage(saved.pipelines.store_folder / keys.manifest(saved.id))
-    with pytest.raises(DataLossError):
+    with pytest.raises(DataLossError, match=saved.id):
         saved.restore()
     assert not saved.target.exists()
 
