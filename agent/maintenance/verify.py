@@ -111,13 +111,15 @@ class _Verification:
                         self._chunks.update(dict.fromkeys(read[1]))
 
     def _read_manifest(self, snapshot_id: str) -> _Read:
-        """Reads a manifest, with all its entries if this is a full verification."""
+        """Reads a manifest, all of it if this is a full verification."""
         try:
             manifest = self._repository.manifest(snapshot_id)
-            check = ArchiveCheck()
-            for entry in manifest.entries() if self._request.full else ():
-                self._crew.check()
-                check.see(entry)
+            if self._request.full:
+                check = ArchiveCheck()
+                for entry in manifest.entries():
+                    self._crew.check()
+                    check.see(entry)
+                manifest.check_warnings()
             return snapshot_id, manifest.chunks()
         except SnapshotNotFoundError:
             # What an interrupted snapshot left, or deleted meanwhile.

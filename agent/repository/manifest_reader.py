@@ -190,7 +190,13 @@ class ManifestReader:
         Raises:
             DataLossError: one is not.
         """
-        for index in (*self._entries, *self._chunks, *self._warnings):
+        for index in (*self._entries, *self._chunks):
+            self._stored(index)
+        self.check_warnings()
+
+    def check_warnings(self) -> None:
+        """Makes sure that the warnings are as they were written; raises as ``check_hashes``."""
+        for index in self._warnings:
             self._stored(index)
 
     def _read(self, index: pb.SectionIndex) -> bytes:

@@ -18,6 +18,7 @@ from agent.errors import CancelledError, DamagedSnapshot, DataLossError, Snapsho
 from agent.events import ChunkFinished, VerifyReport
 from agent.maintenance.attribution import attribute
 from agent.repository import keys
+from agent.repository.manifest_layout import MAGIC
 from agent.repository.model import Chunk
 from agent.repository.presence import MISSING, Fault
 from tests.support import proxy as scripted
@@ -135,13 +136,19 @@ def test_a_damaged_manifest_is_named_and_the_rest_is_verified(saved: Saved, full
     assert [item.snapshot_id for item in chunk.snapshots] == [saved.id]
 
 
-def test_damaged_entries_are_found_by_a_full_verification(saved: Saved) -> None:
-    path = saved.pipelines.store_folder / keys.manifest(saved.id)
-    data = bytearray(path.read_bytes())
-    data[20] ^= 1  # in the first section
-    path.write_bytes(data)
-    with pytest.raises(DataLossError, match=f"{saved.id}: the manifest is damaged"):
-        saved.pipelines.verify(full=True)
+def test_a_full_verification_finds_damage_anywhere_in_a_manifest(saved: Saved) -> None:
+    damaged = second(saved)
+    truncate(saved.pipelines.store_folder / keys.manifest(damaged))
+    # The next snapshot has a warning of that, and warnings are a section of their own.
+    name = saved.pipelines.snapshot(os.fsencode(saved.workspace), large_file_size=LARGE).snapshot_id
+    saved.pipelines.repository.delete_snapshot(damaged)
+    path = saved.pipelines.store_folder / keys.manifest(name)
+    data = path.read_bytes()
+    assert saved.pipelines.repository.warnings(name, 1)
+    for place in range(len(MAGIC), len(data), 19):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(DataLossError, match=name):
+            saved.pipelines.verify(name, full=True)
 
 
 def test_a_missing_list_of_chunks_is_a_warning(saved: Saved) -> None:
