@@ -195,8 +195,8 @@ class Repository:
             raise self._not_found(snapshot_id) from error
         try:
             reader = ManifestReader(read, tail, size)
-        except DataLossError as error:
-            raise DataLossError(f"{snapshot_id}: {error.message}") from error
+        except (DataLossError, RepositoryVersionError) as error:
+            raise type(error)(f"{snapshot_id}: {error.message}") from error
         self.check_identity(reader, snapshot_id)
         return reader
 
@@ -227,12 +227,9 @@ class Repository:
             raise self._not_found(snapshot_id) from error
         try:
             read_local(path).check_hashes()
-        except DataLossError as error:
+        except (DataLossError, RepositoryVersionError) as error:
             os.unlink(path)
-            raise DataLossError(f"{snapshot_id}: {error.message}") from error
-        except RepositoryVersionError:
-            os.unlink(path)
-            raise
+            raise type(error)(f"{snapshot_id}: {error.message}") from error
 
     def summary(self, snapshot_id: str) -> SnapshotSummary:
         """Returns the summary of one snapshot."""
