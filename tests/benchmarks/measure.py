@@ -177,10 +177,15 @@ class MemoryWatch:
     def _sample(self) -> None:
         while True:
             private, shared = map(sum, zip(*(_memory(pid) for pid in tree(self._pid)), strict=True))
-            staged = sum(_allocated(path) for path in self._staging.rglob("*")) if self._staging else 0
+            staged = _staged(self._staging) if self._staging else 0
             self.peak_bytes = max(self.peak_bytes, private + max(shared, staged))
             if self._stop.wait(SAMPLE_SECONDS):
                 return
+
+
+def _staged(folder: Path) -> int:
+    # os.walk passes over folders that go while it looks.
+    return sum(_allocated(Path(place, name)) for place, _, names in os.walk(folder) for name in names)
 
 
 def tree(pid: int) -> list[int]:
