@@ -22,10 +22,15 @@ class Beneath:
     """Directories below a root, opened component by component. One per thread.
 
     The descriptors of the last path stay open, so entries in archive order cost one or no open each.
+
+    Args:
+        root_fd: the root.
+        makes_missing: whether missing directories are made, with access for their owner alone.
     """
 
-    def __init__(self, root_fd: int) -> None:
+    def __init__(self, root_fd: int, makes_missing: bool = False) -> None:
         self._root_fd = root_fd
+        self._makes_missing = makes_missing
         self._names: list[bytes] = []
         self._fds: list[int] = []
 
@@ -41,7 +46,7 @@ class Beneath:
         The descriptor stays valid until the next call.
 
         Raises:
-            OSError: a component is missing (ENOENT), is no directory or a symbolic link (ENOTDIR, ELOOP).
+            OSError: a component is missing (ENOENT), cannot be made, or is no directory or a link (ENOTDIR, ELOOP).
         """
         directory, _, name = path.rpartition(b"/")
         return self.directory(directory), name
@@ -57,7 +62,7 @@ class Beneath:
             self._cut(len(self._fds) - 1)
         for name in names[len(self._fds) :]:
             parent = self._fds[-1] if self._fds else self._root_fd
-            self._fds.append(os.open(name, DIRECTORY_FLAGS, dir_fd=parent))
+            self._fds.append(self._open(parent, name))
             self._names.append(name)
             if len(self._fds) > MAX_OPEN:
                 os.close(self._fds[-2])
@@ -67,6 +72,18 @@ class Beneath:
     def forget(self) -> None:
         """Closes what is open below the root."""
         self._cut(0)
+
+    def _open(self, parent_fd: int, name: bytes) -> int:
+        try:
+            return os.open(name, DIRECTORY_FLAGS, dir_fd=parent_fd)
+        except FileNotFoundError:
+            if not self._makes_missing:
+                raise
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent_fd)
+        except FileExistsError:
+            pass  # somebody else made it meanwhile
+        return os.open(name, DIRECTORY_FLAGS, dir_fd=parent_fd)
 
     def _cut(self, length: int) -> None:
         while len(self._fds) > length:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from gpusnap.v1 import manifest_pb2 as pb
 from agent.errors import DataLossError
 from agent.repository import manifest_layout as layout
 from agent.repository import messages, validate
-from agent.repository.model import Chunk, Entry, EntryType, ManifestWarning, SnapshotSummary, order
+from agent.repository.model import Chunk, Entry, EntryType, ManifestWarning, Outline, SnapshotSummary, order
 from agent.repository.wire import check_field_count
 
 ReadAt = Callable[[int, int], bytes]
@@ -119,10 +119,11 @@ class ManifestReader:
 
     def section(self, number: int) -> list[Entry]:
         """Returns the entries of one section, checked."""
-        chunks = self.chunks()
-        entries = [messages.entry_from_pb(item) for item in self.entry_messages(number)]
-        validate.check_run(entries, chunks)
-        return entries
+        return self._checked(self.entry_messages(number))
+
+    def outlines(self, number: int) -> list[Outline]:
+        """Returns the outlines of one section; none is checked, each alone or against the others."""
+        return [messages.outline_from_pb(message) for message in self.entry_messages(number)]
 
     def entries(self, first_section: int = 0) -> Iterator[Entry]:
         """Yields every entry in archive order; memory holds one section.
@@ -130,35 +131,37 @@ class ManifestReader:
         Raises:
             DataLossError: besides damage, when the entries are out of order.
         """
-        return (entry for _, entry in self.located_entries(first_section))
-
-    def located_entries(self, first_section: int = 0) -> Iterator[tuple[Location, Entry]]:
-        """Yields every entry with its place in the manifest, as ``entries`` does."""
         last: bytes | None = None
         for number in range(first_section, len(self._entries)):
-            for position, entry in enumerate(self.section(number)):
+            for entry in self.section(number):
                 place = order(entry.path)
                 if last is not None and place <= last:
                     raise DataLossError(f"the manifest is damaged: {entry.path!r} is out of order")
                 last = place
-                yield Location(number, position), entry
+                yield entry
 
     def run_of_entries(self, first: Location, count: int) -> Iterator[Entry]:
-        """Yields ``count`` entries from a place on; only for entries that were checked before, by ``entries``."""
+        """Yields ``count`` entries from a place on, checked."""
         number, position = first.section, first.position
         while count > 0 and number < len(self._entries):
-            part = self.entry_messages(number)[position : position + count]
-            yield from map(messages.entry_from_pb, part)
+            part = self._checked(self.entry_messages(number)[position : position + count])
+            yield from part
             count -= len(part)
             number, position = number + 1, 0
 
+    def entries_at(self, number: int, positions: Iterable[int]) -> list[Entry]:
+        """Returns the entries at some ascending places of one section, checked."""
+        section = self.entry_messages(number)
+        return self._checked([section[position] for position in positions])
+
     def of_types(self, number: int, types: Container[EntryType]) -> list[Entry]:
-        """Returns the entries of one section that are of some types; only for entries that were checked before."""
-        return [
-            messages.entry_from_pb(message)
-            for message in self.entry_messages(number)
-            if messages.type_from_pb(message) in types
-        ]
+        """Returns the entries of one section that are of some types, checked."""
+        return self._checked([item for item in self.entry_messages(number) if messages.type_from_pb(item) in types])
+
+    def _checked(self, found: Sequence[pb.ManifestEntry]) -> list[Entry]:
+        entries = [messages.entry_from_pb(item) for item in found]
+        validate.check_run(entries, self.chunks())
+        return entries
 
     def entries_from(self, path: bytes) -> Iterator[Entry]:
         """Yields the entries from ``path`` (or where it would stand) on, reading no section before it."""

@@ -8,7 +8,7 @@ from gpusnap.v1 import manifest_pb2 as pb
 
 from agent.errors import DataLossError
 from agent.events import ChunkKind, ClassTotals, ScanTotals
-from agent.repository.model import Chunk, Entry, EntryType, Extent, ManifestWarning, SnapshotSummary
+from agent.repository.model import Chunk, Entry, EntryType, Extent, ManifestWarning, Outline, SnapshotSummary
 
 _SECOND = 1_000_000_000
 
@@ -128,6 +128,24 @@ def entry_from_pb(message: pb.ManifestEntry) -> Entry:
         message.ctime_ns,
         message.inode,
         message.device,
+    )
+
+
+def outline_from_pb(message: pb.ManifestEntry) -> Outline:
+    """Returns the outline of an entry; what it says is not checked here.
+
+    Raises:
+        DataLossError: its type is not known.
+    """
+    return Outline(
+        message.path,
+        type_from_pb(message),
+        message.chunk,
+        message.segments,
+        message.hard_link_group,
+        message.link_target,
+        message.data_size,
+        message.model,
     )
 
 

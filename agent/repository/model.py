@@ -88,6 +88,19 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     device: int = 0
 
 
+class Outline(msgspec.Struct, frozen=True, gc=False):
+    """What of an ``Entry`` says how it stands to the others; fields as there."""
+
+    path: bytes
+    type: EntryType
+    chunk: int
+    segments: int
+    hard_link_group: int
+    link_target: bytes
+    data_size: int
+    model: bool
+
+
 class Chunk(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One piece of the archive; ``id`` is the BLAKE3-256 of its raw bytes (32 bytes)."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.errors import DataLossError
 from agent.events import ChunkKind
 from agent.repository.frame import max_stored_size
-from agent.repository.model import CODEC, MAX_CHUNK_SIZE, SEGMENT_SIZE, Chunk, Entry, EntryType, padded
+from agent.repository.model import CODEC, MAX_CHUNK_SIZE, SEGMENT_SIZE, Chunk, Entry, EntryType, Outline, order, padded
 
 MAX_PATH_SIZE = 1 << 16
 MAX_FILE_SIZE = 1 << 62
@@ -98,17 +98,22 @@ class ArchiveCheck:
     """Checks the entries of a whole manifest against each other, one after another in archive order."""
 
     def __init__(self) -> None:
+        self._last: bytes | None = None
         self._folders: list[bytes] = []
         self._groups: dict[int, bytes] = {}
         self._next_chunk = 0
 
-    def see(self, entry: Entry) -> None:
+    def see(self, entry: Entry | Outline) -> None:
         """Takes the next entry.
 
         Raises:
-            DataLossError: it stands in something that is no directory, is a link to what does not stand before it, or
-                its chunk does.
+            DataLossError: it is out of order, stands in something that is no directory, is a link to what does not
+                stand before it, or its chunk does.
         """
+        place = order(entry.path)
+        if self._last is not None and place <= self._last:
+            raise _bad(entry, "is out of order")
+        self._last = place
         self._check_folder(entry)
         self._next_chunk = _check_place(entry, self._next_chunk)
         if entry.type is EntryType.HARD_LINK:
@@ -117,7 +122,7 @@ class ArchiveCheck:
         elif entry.hard_link_group:
             self._groups[entry.hard_link_group] = entry.path
 
-    def _check_folder(self, entry: Entry) -> None:
+    def _check_folder(self, entry: Entry | Outline) -> None:
         if not entry.path:
             self._folders = [b""]
             return
@@ -130,7 +135,7 @@ class ArchiveCheck:
             self._folders.append(entry.path)
 
 
-def _check_place(entry: Entry, next_chunk: int) -> int:
+def _check_place(entry: Entry | Outline, next_chunk: int) -> int:
     """Returns the first chunk that the next entry may be in.
 
     A large file's chunks are its own: entries that shared thousands of them would take time and memory without bound.
@@ -176,5 +181,5 @@ def _check_extents(entry: Entry) -> None:
         raise _bad(entry, "has a sparse map of another size than its content")
 
 
-def _bad(entry: Entry, problem: str) -> DataLossError:
+def _bad(entry: Entry | Outline, problem: str) -> DataLossError:
     return DataLossError(f"the manifest is damaged: {entry.path!r} {problem}")

@@ -1,4 +1,4 @@
-"""Directories: made before anything is written into them, and given their metadata after."""
+"""Directories: made when something is written into them or before, and given their metadata after."""
 
 from __future__ import annotations
 
@@ -21,36 +21,47 @@ _DIRECTORIES = frozenset({EntryType.DIRECTORY})
 
 
 class Directories:
-    """The directories of one restore."""
+    """The directories of one restore.
+
+    Args:
+        is_fresh: the target was empty: whoever writes into a directory makes it.
+    """
 
     def __init__(
-        self, target: Target, manifest: ManifestReader, selection: Selection, if_not_empty: IfNotEmpty, crew: Crew
+        self,
+        target: Target,
+        manifest: ManifestReader,
+        selection: Selection,
+        if_not_empty: IfNotEmpty,
+        is_fresh: bool,
+        crew: Crew,
     ) -> None:
         self._target = target
         self._manifest = manifest
         self._selection = selection
         self._if_not_empty = if_not_empty
+        self._is_fresh = is_fresh
         self._crew = crew
-        # Folders above what was chosen keep their metadata if they were there before.
-        self._kept: set[bytes] = set()
+        # Folders above what was chosen keep their metadata if they were there before; the target itself always was.
+        self._kept: set[bytes] = set() if selection.covers(b"") else {b""}
 
-    def make(self) -> None:
+    def prepare(self) -> None:
         """Makes every directory that is needed, with access for us alone until its metadata is set.
 
         Raises:
             GpusnapError: one cannot be made; the message names it.
         """
+        if self._is_fresh:
+            return
         with Beneath(self._target.root_fd) as beneath:
             for entry in self._wanted():
                 self._crew.check()
                 if entry.path:
                     self._make_one(beneath, entry)
-                else:
-                    self._keep_if_above(entry)
 
     def apply_metadata(self, metadata: Metadata) -> None:
-        """Gives every directory its metadata; deeper ones first, as a mode may shut us out."""
-        with Beneath(self._target.root_fd) as beneath:
+        """Gives every directory its metadata; deeper ones first, as a mode may shut us out. Makes what is missing."""
+        with Beneath(self._target.root_fd, makes_missing=self._is_fresh) as beneath:
             for number in range(self._manifest.entry_sections - 1, -1, -1):
                 for entry in reversed(self._manifest.of_types(number, _DIRECTORIES)):
                     self._crew.check()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import queue
+from collections.abc import Iterator
 from concurrent.futures import Future
 
 import msgspec
 
 from agent.pipeline.crew import POLL_SECONDS, Crew
 from agent.repository import keys
+from agent.restore.ahead import Ahead
 from agent.restore.plan import Job, RestorePlan
 from agent.storage.engine import Incoming, TransferEngine
 
@@ -28,24 +30,28 @@ class Fetcher:
     """Runs downloads for a plan. ``run`` is for one thread, ``take`` and what follows it for the others.
 
     Args:
-        ahead: jobs between the beginning of their download and the end of their writing at most.
+        begun: chunks that are on their way already.
+        most: jobs between the beginning of their download and the end of their writing at most.
         takers: threads that call ``take``.
     """
 
-    def __init__(self, engine: TransferEngine, plan: RestorePlan, ahead: int, takers: int, crew: Crew) -> None:
+    def __init__(
+        self, engine: TransferEngine, begun: Ahead, plan: RestorePlan, most: int, takers: int, crew: Crew
+    ) -> None:
         self._engine = engine
+        self._begun = begun
         self._plan = plan
         self._takers = takers
         self._crew = crew
-        self._ahead = ahead
+        self._most = most
         self._ready: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
         self._messages: queue.SimpleQueue[tuple[Job, int] | None] = queue.SimpleQueue()
 
     def run(self) -> None:
         """Starts every download and ends when every job is done."""
         under_way = 0
-        for job in self._plan.jobs():
-            while under_way >= self._ahead:
+        for job in self._in_order():
+            while under_way >= self._most:
                 under_way -= self._next_message()
             self._start(job, 1)
             under_way += 1
@@ -74,6 +80,12 @@ class Fetcher:
         self._messages.put((fetched.job, fetched.attempt + 1))
         return True
 
+    def _in_order(self) -> Iterator[Job]:
+        """Yields all jobs, those that are on their way first: nobody may wait for room while they take it."""
+        jobs = sorted(self._plan.jobs(), key=lambda job: job.chunk.id not in self._begun)
+        self._begun.keep(job.chunk.id for job in jobs)
+        return iter(jobs)
+
     def _next_message(self) -> int:
         """Handles one message of the writing threads; returns how many jobs it ends."""
         while True:
@@ -89,5 +101,7 @@ class Fetcher:
         return 0
 
     def _start(self, job: Job, attempt: int) -> None:
-        future = self._engine.download(keys.chunk(job.chunk.id), job.chunk.stored_size)
+        future = self._begun.take(job.chunk.id)
+        if future is None:
+            future = self._engine.download(keys.chunk(job.chunk.id), job.chunk.stored_size)
         future.add_done_callback(lambda done: self._ready.put(Fetched(job, attempt, done)))

@@ -1,22 +1,29 @@
-"""Reads the whole manifest once, checks it, and decides what is fetched and where it goes. Nothing is written yet."""
+"""Reads the whole manifest once, and decides what is fetched and where it goes. Nothing is written yet.
+
+How the entries stand to each other is checked here. What each says is checked where it is read to be written.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from agent.errors import DataLossError, InvalidRequestError
 from agent.events import ChunkKind, ClassTotals, ScanTotals
 from agent.repository.manifest_reader import Location, ManifestReader
-from agent.repository.model import SEGMENT_SIZE, Chunk, Entry, EntryType
+from agent.repository.model import SEGMENT_SIZE, Chunk, Entry, EntryType, Outline
 from agent.repository.validate import ArchiveCheck
 from agent.restore.selection import Selection
 
+_T = TypeVar("_T")
 _IN_PACKS = frozenset(
     {EntryType.FILE, EntryType.SYMLINK, EntryType.FIFO, EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE}
 )
+
+_WITHOUT_CONTENT = frozenset({EntryType.DIRECTORY, EntryType.HARD_LINK})
 
 
 class PackJob(msgspec.Struct, frozen=True, tag="pack"):
@@ -116,21 +123,24 @@ class RestorePlan(msgspec.Struct, frozen=True):
 
     def jobs(self) -> Iterator[Job]:
         """Yields all jobs: segments first, and packs in between so that both kinds end at about the same time."""
-        packs, segments = iter(self.packs), iter(self.segments)
-        pack, segment = next(packs, None), next(segments, None)
-        pack_total = sum(job.chunk.stored_size for job in self.packs) or 1
-        segment_total = sum(job.chunk.stored_size for job in self.segments) or 1
-        pack_done = segment_done = 0
-        while pack is not None or segment is not None:
-            is_segment_behind = segment_done * pack_total <= pack_done * segment_total
-            if segment is not None and (pack is None or is_segment_behind):
-                yield segment
-                segment_done += segment.chunk.stored_size
-                segment = next(segments, None)
-            elif pack is not None:
-                yield pack
-                pack_done += pack.chunk.stored_size
-                pack = next(packs, None)
+        jobs: Iterator[Job] = side_by_side(self.segments, self.packs, lambda job: job.chunk.stored_size)
+        return jobs
+
+
+def side_by_side(first: Sequence[_T], second: Sequence[_T], size: Callable[[_T], int]) -> Iterator[_T]:
+    """Yields the items of two sequences in their order, so that both come to their end at about the same time."""
+    totals = sum(map(size, first)) or 1, sum(map(size, second)) or 1
+    done = [0, 0]
+    left = iter(first), iter(second)
+    items = [next(items, None) for items in left]
+    while any(item is not None for item in items):
+        is_first_behind = done[0] * totals[1] <= done[1] * totals[0]
+        turn = 0 if items[0] is not None and (items[1] is None or is_first_behind) else 1
+        item = items[turn]
+        assert item is not None
+        yield item
+        done[turn] += size(item)
+        items[turn] = next(left[turn], None)
 
 
 def make_plan(manifest: ManifestReader, selection: Selection) -> RestorePlan:
@@ -141,8 +151,8 @@ def make_plan(manifest: ManifestReader, selection: Selection) -> RestorePlan:
         InvalidRequestError: a chosen path is not in the snapshot.
     """
     planner = _Planner(manifest, selection)
-    for location, entry in manifest.located_entries():
-        planner.see(location, entry)
+    for number in range(manifest.entry_sections):
+        planner.see(number)
     return planner.plan()
 
 
@@ -160,32 +170,36 @@ class _Planner:
         self._check = ArchiveCheck()
         self._missing = set() if selection.everything else set(selection.paths)
         self._packs: dict[int, PackJob] = {}
-        self._pack: tuple[int, Location, int, bool] | None = None
+        self._in_packs = {number for number, chunk in enumerate(self._chunks) if chunk.kind is ChunkKind.PACK}
+        self._pack_chunk = -1
+        self._pack_first = Location(0, 0)
+        self._pack_count = 0
+        self._is_pack_needed = False
         self._pack_groups: list[int] = []
         self._large: list[LargeFile] = []
-        self._links: dict[int, Entry] = {}
+        self._links: dict[int, Outline] = {}
         self._has_hard_links = False
         self._entries = self._directories = self._link_count = 0
         self._files = {True: [0, 0], False: [0, 0]}
         self._content = 0
 
-    def see(self, location: Location, entry: Entry) -> None:
-        self._check.see(entry)
-        self._missing.discard(entry.path)
-        is_chosen = self._selection.covers(entry.path)
-        has_content = is_chosen and entry.type not in (EntryType.DIRECTORY, EntryType.HARD_LINK)
-        if self._chunks[entry.chunk].kind is ChunkKind.PACK:
-            self._extend_pack(location, entry.chunk, has_content)
-            if has_content and entry.hard_link_group:
-                self._pack_groups.append(entry.hard_link_group)
-        elif has_content:
-            self._large.append(LargeFile(entry))
-        if is_chosen:
-            self._count(entry)
-            self._has_hard_links |= entry.type is EntryType.HARD_LINK
-            is_first_chosen = entry.hard_link_group not in self._links
-            if entry.type is EntryType.HARD_LINK and is_first_chosen and not self._selection.covers(entry.link_target):
-                self._links[entry.hard_link_group] = entry
+    def see(self, number: int) -> None:
+        """Takes the next section."""
+        large: list[int] = []
+        for position, entry in enumerate(self._manifest.outlines(number)):
+            self._check.see(entry)
+            self._missing.discard(entry.path)
+            is_chosen = self._selection.covers(entry.path)
+            has_content = is_chosen and entry.type not in _WITHOUT_CONTENT
+            if entry.chunk in self._in_packs:
+                self._extend_pack(number, position, entry, has_content)
+            elif has_content:
+                large.append(position)
+            if is_chosen:
+                self._count(entry)
+                if entry.type is EntryType.HARD_LINK:
+                    self._see_link(entry)
+        self._large += map(LargeFile, self._manifest.entries_at(number, large) if large else ())
 
     def plan(self) -> RestorePlan:
         if self._missing:
@@ -217,20 +231,28 @@ class _Planner:
             has_hard_links=self._has_hard_links,
         )
 
-    def _extend_pack(self, location: Location, chunk: int, has_content: bool) -> None:
-        if self._pack is None or self._pack[0] != chunk:
+    def _see_link(self, entry: Outline) -> None:
+        self._has_hard_links = True
+        if entry.hard_link_group not in self._links and not self._selection.covers(entry.link_target):
+            self._links[entry.hard_link_group] = entry
+
+    def _extend_pack(self, number: int, position: int, entry: Outline, has_content: bool) -> None:
+        if self._pack_chunk != entry.chunk:
             self._close_pack()
-            self._pack = (chunk, location, 0, False)
-        _, first, count, is_needed = self._pack
-        self._pack = (chunk, first, count + 1, is_needed or has_content)
+            self._pack_chunk = entry.chunk
+            self._pack_first = Location(number, position)
+        self._pack_count += 1
+        self._is_pack_needed |= has_content
+        if has_content and entry.hard_link_group:
+            self._pack_groups.append(entry.hard_link_group)
 
     def _close_pack(self) -> None:
-        if self._pack is not None:
-            chunk, first, count, is_needed = self._pack
-            if is_needed:
-                self._packs[chunk] = PackJob(self._chunks[chunk], first, count, groups=tuple(self._pack_groups))
-            self._pack = None
-            self._pack_groups = []
+        if self._is_pack_needed:
+            self._packs[self._pack_chunk] = PackJob(
+                self._chunks[self._pack_chunk], self._pack_first, self._pack_count, groups=tuple(self._pack_groups)
+            )
+        self._pack_chunk, self._pack_count, self._is_pack_needed = -1, 0, False
+        self._pack_groups = []
 
     def _promote(self) -> None:
         """Lets the first chosen name of a group have the content, where the group's first name is not chosen."""
@@ -247,7 +269,7 @@ class _Planner:
             groups = (*job.groups, entry.hard_link_group)
             self._packs[entry.chunk] = msgspec.structs.replace(job, extra=(*job.extra, entry), groups=groups)
 
-    def _count(self, entry: Entry) -> None:
+    def _count(self, entry: Outline) -> None:
         self._entries += 1
         if entry.type is EntryType.FILE:
             files = self._files[entry.model]

@@ -20,6 +20,7 @@ from agent.pipeline.workers import free_memory, usable_cores, worker_count
 from agent.repository.manifest_reader import ManifestReader, read_local
 from agent.repository.model import Entry, SnapshotSummary
 from agent.repository.repository import Repository
+from agent.restore.ahead import Ahead
 from agent.restore.chunk_writer import ChunkWriter, ChunkWriting
 from agent.restore.directories import Directories
 from agent.restore.fetch import Fetcher
@@ -69,14 +70,19 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
         manifest = read_local(manifest_path)
         repository.check_identity(manifest, snapshot_id)
         workers = _worker_count(request, manifest.summary)
-        # They start while the plan is made.
-        with contextlib.closing(WorkerProcesses(MODULE, workers if workers > 1 else 0)) as processes:
-            plan = make_plan(manifest, selection)
-            with running_engine(
+        # Both start, and the first chunks are on their way, while the plan is made.
+        with (
+            contextlib.closing(WorkerProcesses(MODULE, workers if workers > 1 else 0)) as processes,
+            running_engine(
                 request.storage, request.transfer, request.staging_dir, Direction.DOWNLOAD, request.measurements
-            ) as engine:
-                restore = _Restore(request, selection, manifest, manifest_path, plan, engine, emit, cancel)
-                return restore.run(workers, processes)
+            ) as engine,
+            contextlib.closing(Ahead(engine, request.transfer)) as ahead,
+        ):
+            if selection.everything and request.if_not_empty is IfNotEmpty.FAIL:
+                ahead.begin(manifest.chunks())
+            plan = make_plan(manifest, selection)
+            restore = _Restore(request, selection, manifest, manifest_path, plan, engine, ahead, emit, cancel)
+            return restore.run(workers, processes)
     finally:
         store.close()
 
@@ -92,6 +98,7 @@ class _Restore:
         manifest_path: str,
         plan: RestorePlan,
         engine: TransferEngine,
+        ahead: Ahead,
         emit: Emit,
         cancel: threading.Event,
     ) -> None:
@@ -101,6 +108,7 @@ class _Restore:
         self._manifest_path = manifest_path
         self._plan = plan
         self._engine = engine
+        self._ahead = ahead
         self._emit = emit
         self._cancel = cancel
         self._notes = Notes(Meter(STAGES, leading=Stage.WRITE), emit)
@@ -140,17 +148,16 @@ class _Restore:
 
         crew = Crew(self._cancel, on_stop=stop)
         with local_errors(f"restoring into {os.fsdecode(self._request.target)} failed"), crew.work():
-            # With nothing to compare, chunks are on their way while directories are made.
-            fetcher = None if self._compares else self._start_fetching(workers, crew)
-            directories = Directories(target, self._manifest, self._selection, self._request.if_not_empty, crew)
-            directories.make()
+            if_not_empty = self._request.if_not_empty
+            directories = Directories(target, self._manifest, self._selection, if_not_empty, self._is_fresh, crew)
+            directories.prepare()
             with self._hands(target, workers, processes, crew) as hands:
-                if self._compares:
+                if not self._is_fresh:
                     self._left = self._reuse(target, hands, crew)
-                self._move(target, fetcher or self._start_fetching(workers, crew), crew, hands)
+                self._move(workers, crew, hands)
             with Stopwatch() as watch:
                 links = self._link(target, crew)
-                if self._request.if_not_empty is IfNotEmpty.MIRROR and not self._notes.damage.chunks:
+                if if_not_empty is IfNotEmpty.MIRROR and not self._notes.damage.chunks:
                     directories.remove_extraneous()
                 # Before the metadata: removing it changes the target's own time.
                 target.end_work()
@@ -165,13 +172,8 @@ class _Restore:
         return Comparing.TIMES if is_sure and not self._request.checksum else Comparing.CONTENT
 
     @property
-    def _compares(self) -> bool:
-        return self._comparing is not Comparing.NOT
-
-    def _start_fetching(self, workers: int, crew: Crew) -> Fetcher:
-        fetcher = Fetcher(self._engine, self._left, chunks_ahead(self._request.transfer, workers), workers, crew)
-        crew.start("fetch", fetcher.run)
-        return fetcher
+    def _is_fresh(self) -> bool:
+        return self._comparing is Comparing.NOT
 
     @contextlib.contextmanager
     def _hands(self, target: Target, workers: int, processes: WorkerProcesses, crew: Crew) -> Iterator[list[Hand]]:
@@ -197,7 +199,10 @@ class _Restore:
         with contextlib.closing(Keeper(target.root_fd, self._comparing, self._metadata)) as keeper:
             return Reuse(self._plan, target.root_fd, hands, keeper, groups, self._notes, crew).run()
 
-    def _move(self, target: Target, fetcher: Fetcher, crew: Crew, hands: list[Hand]) -> None:
+    def _move(self, workers: int, crew: Crew, hands: list[Hand]) -> None:
+        most = chunks_ahead(self._request.transfer, workers)
+        fetcher = Fetcher(self._engine, self._ahead, self._left, most, workers, crew)
+        crew.start("fetch", fetcher.run)
         for number, hand in enumerate(hands):
             worker = Worker(fetcher, self._manifest, self._selection, hand, self._notes)
             crew.start(f"write-{number}", worker.run)
@@ -231,6 +236,7 @@ class _Restore:
             next(self._numbers),
             self._request.if_not_empty,
             self._metadata,
+            self._is_fresh,
             self._bypasses_cache,
             self._notes.warnings,
         )
@@ -292,7 +298,7 @@ class _Restore:
             measurements=account.measurements,
             occupation=self._notes.occupations.totals(),
             stages=stages,
-            present=PresentReport(present.files, present.bytes, present.copied) if self._compares else None,
+            present=PresentReport(present.files, present.bytes, present.copied) if not self._is_fresh else None,
         )
 
 

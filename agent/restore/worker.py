@@ -17,6 +17,7 @@ from agent.repository.manifest_reader import read_local
 from agent.restore.chunk_writer import ChunkWriter
 from agent.restore.keep import Keeper
 from agent.restore.metadata import Metadata
+from agent.restore.present import Comparing
 from agent.restore.selection import Selection
 from agent.restore.target import Folders
 from agent.restore.task import Answer, PlacedTask, Refused, Setup
@@ -44,7 +45,8 @@ def _chunk_writer(setup: Setup, folders: Folders) -> ChunkWriter:
     warnings = Warnings()
     manifest, selection = read_local(setup.manifest), Selection(setup.paths)
     metadata = Metadata(warnings)
-    writer = Writer(folders, setup.number, setup.if_not_empty, metadata, setup.bypasses_cache, warnings)
+    is_fresh = setup.comparing is Comparing.NOT
+    writer = Writer(folders, setup.number, setup.if_not_empty, metadata, is_fresh, setup.bypasses_cache, warnings)
     keeper = Keeper(folders.root_fd, setup.comparing, metadata)
     # Nothing to check: whoever wants it to stop kills it.
     return ChunkWriter(manifest, selection, writer, keeper, setup.comparing, warnings, lambda: None)

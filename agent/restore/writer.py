@@ -34,6 +34,7 @@ class Writer:
     Args:
         folders: the target and its work folder.
         number: differs from that of every other writer of the restore; its temporary names begin with it.
+        is_fresh: the target was empty; directories are made when something is written into them.
         bypasses_cache: large files are written past the page cache, where the file system can.
     """
 
@@ -43,6 +44,7 @@ class Writer:
         number: int,
         if_not_empty: IfNotEmpty,
         metadata: Metadata,
+        is_fresh: bool,
         bypasses_cache: bool,
         warnings: Warnings,
     ) -> None:
@@ -52,7 +54,7 @@ class Writer:
         self._metadata = metadata
         self.bypasses_cache = bypasses_cache
         self._warnings = warnings
-        self._beneath = Beneath(folders.root_fd)
+        self._beneath = Beneath(folders.root_fd, makes_missing=is_fresh)
         self._not_made: list[bytes] = []
 
     def close(self) -> None:

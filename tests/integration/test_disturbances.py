@@ -77,11 +77,12 @@ def test_a_link_planted_while_a_restore_runs_leads_nowhere(folder: Path, kind: s
     (outside / "large").write_text("outside")
 
     def plant() -> None:
-        for path in saved.target.glob("d*"):
-            if kind == "directory" and not os.listdir(path):
-                path.rmdir()
+        for number in range(40):
+            path = saved.target / f"d{number:02d}"
+            if kind == "directory" and not path.exists():
                 path.symlink_to(outside)
             elif kind == "file" and not (path / "large").exists():
+                path.mkdir(exist_ok=True)
                 (path / "large").symlink_to(outside / "large")
 
     pause = in_the_middle(saved.pipelines, FileReady, plant)

@@ -339,10 +339,11 @@ def test_finding_is_like_a_naive_search(count: int) -> None:
 def test_runs_of_entries_cross_sections() -> None:
     entries = [forging.directory(b"%02d" % number) for number in range(10)]
     reader = open_manifest(write(entries))
-    located = list(reader.located_entries())
-    assert [entry for _, entry in located] == entries
-    for start, (location, _) in enumerate(located):
-        assert location == Location(start // 3, start % 3)
+    outlines = [outline for number in range(reader.entry_sections) for outline in reader.outlines(number)]
+    assert [(outline.path, outline.type) for outline in outlines] == [(entry.path, entry.type) for entry in entries]
+    assert reader.entries_at(1, [0, 2]) == [entries[3], entries[5]]
+    for start in range(len(entries)):
+        location = Location(start // 3, start % 3)
         for count in (0, 1, 2, 5, 100):
             assert list(reader.run_of_entries(location, count)) == entries[start : start + count]
 
