@@ -37,6 +37,16 @@ class Worker:
         self._process.stdin.write(msgspec.json.encode(request) + b"\n")
         self._process.stdin.flush()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process itself has ended."""
+        return self._process.poll() is not None
+
+    @property
+    def messages(self) -> int:
+        """How many messages it has written so far."""
+        return len(self._messages)
+
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the process and all that it has started."""
         os.killpg(self._process.pid, number)
@@ -54,6 +64,7 @@ class Worker:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGKILL)
             self._process.wait(SECONDS)
+        self._reader.join(SECONDS)
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
