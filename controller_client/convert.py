@@ -267,6 +267,7 @@ def snapshot(message: pb.Snapshot) -> model.Snapshot:
         stored_bytes=message.stored_bytes,
         warning_count=message.warning_count,
         warnings=tuple(warning(item) for item in message.warnings),
+        problem=message.problem,
     )
 
 

@@ -329,7 +329,10 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One committed snapshot. ``warnings`` is filled by ``get_snapshot`` alone: the first 1000 of ``warning_count``."""
+    """One committed snapshot. ``warnings`` is filled by ``get_snapshot`` alone: the first 1000 of ``warning_count``.
+
+    In a list, ``problem`` says why the manifest of a snapshot cannot be read; then nothing but its id is known.
+    """
 
     id: str
     parent: str
@@ -344,6 +347,7 @@ class Snapshot:
     stored_bytes: int
     warning_count: int
     warnings: tuple[WarningRaised, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,13 @@ class SnapshotSummary(msgspec.Struct, frozen=True):
     last_hard_link_group: int = 0
 
 
+class UnreadableSnapshot(msgspec.Struct, frozen=True):
+    """A snapshot whose manifest is damaged, or of an unknown format version; ``problem`` says so in one line."""
+
+    id: str
+    problem: str
+
+
 def order(path: bytes) -> bytes:
     """Returns the sort key of archive order: components compared one after another, as bytes."""
     return path.replace(b"/", b"\0")

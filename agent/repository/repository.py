@@ -31,6 +31,7 @@ from agent.repository.model import (
     Entry,
     ManifestWarning,
     SnapshotSummary,
+    UnreadableSnapshot,
 )
 from agent.storage.store import Store
 
@@ -129,17 +130,18 @@ class Repository:
         folders = self._store.list_folders(keys.SNAPSHOTS)
         return sorted((name for name in folders if keys.is_snapshot_id(name)), reverse=True)
 
-    def list_snapshots(self, limit: int, before: str = "") -> list[SnapshotSummary]:
+    def list_snapshots(self, limit: int, before: str = "") -> list[SnapshotSummary | UnreadableSnapshot]:
         """Returns up to ``limit`` snapshots, the newest first; with ``before``, only those with smaller ids.
 
-        A folder without a manifest is what an interrupted snapshot leaves: it is not listed.
+        A folder without a manifest is what an interrupted snapshot leaves: it is not listed. A manifest that cannot be
+        read hides no other snapshot.
         """
         ids = [name for name in self.snapshot_ids() if not before or name < before]
-        found: list[SnapshotSummary] = []
+        found: list[SnapshotSummary | UnreadableSnapshot] = []
         with ThreadPoolExecutor(READS_AT_ONCE, thread_name_prefix="summaries") as pool:
             while ids and len(found) < limit:
                 batch = min(limit - len(found), MANIFESTS_PER_BATCH)
-                summaries = pool.map(self._summary_if_committed, ids[:batch])
+                summaries = pool.map(self._listed, ids[:batch])
                 found.extend(summary for summary in summaries if summary is not None)
                 ids = ids[batch:]
         return found
@@ -289,11 +291,13 @@ class Repository:
             return False
         return True
 
-    def _summary_if_committed(self, snapshot_id: str) -> SnapshotSummary | None:
+    def _listed(self, snapshot_id: str) -> SnapshotSummary | UnreadableSnapshot | None:
         try:
             return self.summary(snapshot_id)
         except SnapshotNotFoundError:
             return None
+        except (DataLossError, RepositoryVersionError) as error:
+            return UnreadableSnapshot(snapshot_id, error.message)
 
     def _not_found(self, snapshot_id: str) -> SnapshotNotFoundError:
         return SnapshotNotFoundError(f"no snapshot in {self._store.location} is called {snapshot_id!r}")

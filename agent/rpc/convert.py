@@ -11,7 +11,7 @@ from agent import events
 from agent.config.model import Provider, StorageConfig
 from agent.errors import DamagedChunk, ErrorInfo
 from agent.operations.record import LoggedEvent, OperationRecord
-from agent.repository.model import Entry, EntryType, ManifestWarning, SnapshotSummary
+from agent.repository.model import Entry, EntryType, ManifestWarning, SnapshotSummary, UnreadableSnapshot
 from agent.rpc.convert_engines import benchmark_report, measurement
 from agent.rpc.convert_reports import prune_report, verify_report
 from agent.rpc.errors import code_number
@@ -236,8 +236,10 @@ def present_report(value: events.PresentReport) -> pb.PresentReport:
     return pb.PresentReport(kept_files=value.kept_files, kept_bytes=value.kept_bytes, copied_bytes=value.copied_bytes)
 
 
-def snapshot(summary: SnapshotSummary) -> pb.Snapshot:
+def snapshot(summary: SnapshotSummary | UnreadableSnapshot) -> pb.Snapshot:
     """Returns one snapshot, without its warnings."""
+    if isinstance(summary, UnreadableSnapshot):
+        return pb.Snapshot(id=summary.id, problem=shown(summary.problem))
     return pb.Snapshot(
         id=summary.id,
         parent=summary.parent,

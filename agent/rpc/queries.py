@@ -12,7 +12,7 @@ from agent.config.model import Config, StorageConfig
 from agent.errors import ConfigError, InvalidRequestError, TooManyRequestsError
 from agent.operations.checks import check_snapshot_name
 from agent.operations.storage_choice import choose_storage
-from agent.repository.model import Entry, ManifestWarning, SnapshotSummary
+from agent.repository.model import Entry, ManifestWarning, SnapshotSummary, UnreadableSnapshot
 from agent.repository.repository import LATEST, Repository
 from agent.storage.check import CheckStep, check_steps
 from agent.storage.open import open_store
@@ -52,7 +52,9 @@ class Queries:
         """Takes no more questions; those that wait for a store are left to themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def list_snapshots(self, requested: StorageConfig | None, before: str, limit: int) -> list[SnapshotSummary]:
+    async def list_snapshots(
+        self, requested: StorageConfig | None, before: str, limit: int
+    ) -> list[SnapshotSummary | UnreadableSnapshot]:
         """Returns at most ``limit`` snapshots with smaller ids, the newest first; "" begins at the newest."""
         return await self._ask(requested, lambda store: Repository(store).list_snapshots(limit, before))
 

@@ -34,18 +34,22 @@ class SnapshotsCommand:
         """Lists the snapshots, the newest first."""
         rows: list[tuple[str, ...]] = []
         number = 0
+        code = ExitCode.DONE
         async for snapshot in context.client.list_snapshots(storage=self.storage):
             if self.limit is not None and number >= self.limit:
                 break
             number += 1
             context.output.record("snapshot", **fields_of(snapshot))
             rows.append(_row(snapshot))
+            if snapshot.problem:
+                code = ExitCode.WARNINGS
+                context.output.problem(f"a snapshot cannot be read: {show_text(snapshot.problem)}")
             if len(rows) >= _BATCH:
                 _print(context, rows)
         _print(context, rows)
         if not number:
             context.output.note("no snapshots")
-        return ExitCode.DONE
+        return code
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ class DeleteCommand:
 
 
 def _row(snapshot: Snapshot) -> tuple[str, ...]:
+    if snapshot.problem:
+        return (snapshot.id, "unreadable", "", "", "", "", "", "")
     return (
         snapshot.id,
         units.local_time(snapshot.commit_time_ns),

@@ -24,6 +24,7 @@ from agent.config.model import ScanConfig, StorageConfig, TransferConfig
 from agent.errors import DeadlinePassedError, StorageUnavailableError
 from agent.events import Failed, Succeeded
 from agent.repository import keys
+from agent.repository.model import SnapshotSummary
 from agent.snapshot.request import SnapshotRequest
 from agent.storage.clock import read_clock
 from tests.support.pipelines import Pipelines, memory_folder
@@ -101,7 +102,8 @@ class Place:
     def check(self) -> None:
         """Every snapshot that is listed is whole, and the kept workspace comes back."""
         assert self.direct.verify(full=True).verify is not None
-        kept = [found for found in self.direct.repository.list_snapshots(100) if found.workspace.endswith(b"kept")]
+        listed = self.direct.repository.list_snapshots(100)
+        kept = [found for found in listed if isinstance(found, SnapshotSummary) and found.workspace.endswith(b"kept")]
         shutil.rmtree(self.target, ignore_errors=True)
         self.direct.restore(os.fsencode(self.target), kept[0].id)
         assert compare(os.fsencode(self.kept), os.fsencode(self.target)) == []

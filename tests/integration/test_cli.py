@@ -89,6 +89,22 @@ def test_files_shows_odd_names_safely_and_raw(gpusnap: Gpusnap, workspace: Path,
     assert_one_line(nothing, "no path none")
 
 
+def test_a_snapshot_that_cannot_be_read_hides_no_other(gpusnap: Gpusnap, workspace: Path, storage: list[str]) -> None:
+    damaged, whole = (ok(gpusnap.run("snapshot", str(workspace), *storage)).stdout.strip() for _ in range(2))
+    manifest = workspace.parent / "repo" / "snapshots" / damaged / "manifest"
+    manifest.write_bytes(manifest.read_bytes()[:-1])
+
+    listed = gpusnap.run("snapshots", *storage)
+
+    assert listed.code == 3
+    assert [line.split()[0] for line in listed.stdout.splitlines()[1:]] == [whole, damaged]
+    assert "unreadable" in listed.stdout.splitlines()[2]
+    assert f"gpusnap: a snapshot cannot be read: {damaged}: " in listed.stderr
+    records = gpusnap.run("snapshots", "--json", *storage).records
+    assert [bool(record["problem"]) for record in records] == [False, True]
+    ok(gpusnap.run("restore", "latest", str(workspace.parent / "restored"), *storage))
+
+
 def test_diff_names_each_kind_of_change(gpusnap: Gpusnap, workspace: Path, storage: list[str]) -> None:
     first = ok(gpusnap.run("snapshot", str(workspace), *storage)).stdout.strip()
     (workspace / "added").touch()

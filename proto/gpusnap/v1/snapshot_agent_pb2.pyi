@@ -2104,6 +2104,7 @@ class Snapshot(_message.Message):
     STORED_BYTES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     WARNING_COUNT_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id, such as "20261123T110512Z-4f2a9c01"."""
     parent: _builtins.str
@@ -2122,6 +2123,8 @@ class Snapshot(_message.Message):
     """Bytes of its distinct chunks in the store."""
     warning_count: _builtins.int
     """Warnings in all."""
+    problem: _builtins.str
+    """Only in lists: why its manifest cannot be read, so that nothing but its id is known. Empty if it can."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the scan began."""
@@ -2154,10 +2157,11 @@ class Snapshot(_message.Message):
         stored_bytes: _builtins.int = ...,
         warnings: _abc.Iterable[Global___Warning] | None = ...,
         warning_count: _builtins.int = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["commit_time", b"commit_time", "start_time", b"start_time", "totals", b"totals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "chunks", b"chunks", "commit_time", b"commit_time", "host", b"host", "id", b"id", "parent", b"parent", "raw_bytes", b"raw_bytes", "start_time", b"start_time", "stored_bytes", b"stored_bytes", "totals", b"totals", "warning_count", b"warning_count", "warnings", b"warnings", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "chunks", b"chunks", "commit_time", b"commit_time", "host", b"host", "id", b"id", "parent", b"parent", "problem", b"problem", "raw_bytes", b"raw_bytes", "start_time", b"start_time", "stored_bytes", b"stored_bytes", "totals", b"totals", "warning_count", b"warning_count", "warnings", b"warnings", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

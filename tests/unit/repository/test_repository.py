@@ -19,7 +19,7 @@ from agent.errors import (
 )
 from agent.events import ChunkKind
 from agent.repository import keys
-from agent.repository.model import Entry
+from agent.repository.model import Entry, UnreadableSnapshot
 from agent.repository.repository import Repository
 from agent.storage.directory import DirectoryStore
 from tests.support import forging
@@ -150,6 +150,9 @@ def test_a_damaged_manifest_names_its_snapshot_and_can_be_deleted(filled: Reposi
     with pytest.raises(DataLossError, match=IDS[1]):
         filled.summary(IDS[1])
     assert filled.resolve(IDS[1][:-2]) == IDS[1]
+    listed = filled.list_snapshots(10)
+    assert [found.id for found in listed] == IDS[::-1]
+    assert [isinstance(found, UnreadableSnapshot) for found in listed] == [False, True, False]
     filled.delete_snapshot(IDS[1])
     assert [summary.id for summary in filled.list_snapshots(10)] == [IDS[2], IDS[0]]
 
