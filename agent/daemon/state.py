@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -35,9 +36,10 @@ class StateFolder:
             self._agent = _open_lock(os.path.join(path, AGENT_LOCK))
             self.workers_lock = _open_lock(os.path.join(path, WORKERS_LOCK))
         except OSError as error:
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise ConfigError(
                 f"[agent] state_dir {path} cannot be used: {error.strerror}",
-                hint="give the agent's user a folder that it may write",
+                hint="free space there" if is_full else "give the agent's user a folder that it may write",
             ) from error
         if not _lock(self._agent, 0.0):
             raise ConfigError(

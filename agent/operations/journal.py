@@ -6,8 +6,10 @@ All work happens in one thread of its own, so that a slow disk never holds up th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -71,7 +73,8 @@ _T = TypeVar("_T")
 class Journal:
     """The journal in one state folder; ``open`` comes first and ``close`` last.
 
-    Every method may raise JournalError (the database cannot be used) or NoSpaceError (its disk is full).
+    Every method may raise JournalError (the database cannot be used) or NoSpaceError (its disk is full). An end that
+    cannot be written is kept in memory, and is written as soon as the journal is used and can be written again.
 
     Args:
         state_dir: an existing folder that belongs to this agent alone.
@@ -81,6 +84,8 @@ class Journal:
         self._path = os.path.join(state_dir, FILE_NAME)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._connection: sqlite3.Connection | None = None
+        # No more than operations that ran when the disk failed: none is accepted then.
+        self._owed: deque[tuple[OperationRecord, Sequence[LoggedEvent]]] = deque()
 
     async def open(self) -> None:
         """Opens the database and makes it when it is missing."""
@@ -101,7 +106,8 @@ class Journal:
 
     async def finish(self, record: OperationRecord, history: Sequence[LoggedEvent]) -> None:
         """Writes the end of an operation and forgets the oldest ones beyond ``KEPT``."""
-        await self._run(lambda db: _finish(db, record, history))
+        self._owed.append((record, history))
+        await self._run(self._settle)
 
     async def get(self, name: str) -> OperationRecord | None:
         """Returns one operation by its name."""
@@ -134,13 +140,24 @@ class Journal:
         try:
             if self._connection is None:
                 self._connection = _connect(self._path)
+            with contextlib.suppress(sqlite3.Error):
+                self._settle(self._connection)
             with self._connection:
                 return work(self._connection)
         except sqlite3.Error as error:
             raise _explain(self._path, error) from error
 
+    def _settle(self, db: sqlite3.Connection) -> None:
+        """Writes the ends that are still to be written."""
+        while self._owed:
+            with db:
+                _finish(db, *self._owed[0])
+            self._owed.popleft()
+
     def _close(self) -> None:
         if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._settle(self._connection)
             self._connection.close()
             self._connection = None
 
@@ -167,7 +184,7 @@ def _connect(path: str) -> sqlite3.Connection:
 def _explain(path: str, error: sqlite3.Error) -> GpusnapError:
     """Returns what an error of SQLite means to a person. Its classes are too coarse: the text tells more."""
     text = str(error)
-    if "full" in text:
+    if "full" in text or ("disk I/O" in text and _is_full(path)):
         return NoSpaceError(f"the disk of the journal {path} is full", hint="free space in [agent] state_dir")
     if "locked" in text:
         return JournalError(f"the journal {path} is locked by another program", hint="end that program")
@@ -177,6 +194,14 @@ def _explain(path: str, error: sqlite3.Error) -> GpusnapError:
             hint="move the file away: a new journal is begun, and snapshots are not affected",
         )
     return JournalError(f"the journal {path} cannot be used: {text}")
+
+
+def _is_full(path: str) -> bool:
+    """Says whether there is no room beside a file: SQLite does not always say so."""
+    try:
+        return os.statvfs(os.path.dirname(path)).f_bavail == 0
+    except OSError:
+        return False
 
 
 def _record(row: _Row) -> OperationRecord:

@@ -137,8 +137,7 @@ class OperationManager:
 
     async def page(self, before: int, limit: int) -> list[OperationRecord]:
         """Returns at most ``limit`` operations whose number is smaller, the newest first; 0 begins at the newest."""
-        records = await self._journal.page(before, limit)
-        return [live.record if (live := self._live.get(record.name)) else record for record in records]
+        return [self._newest(record) for record in await self._journal.page(before, limit)]
 
     async def cancel(self, name: str) -> OperationRecord:
         """Asks an operation to stop and returns it; one that has ended stays as it is.
@@ -207,8 +206,14 @@ class OperationManager:
                 f"request_id {order.request_id!r} started {known.name} with another request",
                 metadata={"operation": known.name},
             )
-        live = self._live.get(known.name)
-        return live.record if live is not None else known
+        return self._newest(known)
+
+    def _newest(self, record: OperationRecord) -> OperationRecord:
+        """Returns what is known of an operation by now: the journal may not have been written since."""
+        live = self._live.get(record.name)
+        if live is not None:
+            return live.record
+        return self._ended[record.name][0] if record.name in self._ended else record
 
     async def _admit(self, order: Order, request: Request) -> OperationRecord:
         async with self._admission:
