@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from agent.config.model import TransferConfig
-from agent.errors import DataLossError
+from agent.errors import DataLossError, LocalIoError, LocalPermissionError, NoSpaceError
 from agent.events import Begun, Direction, Emit, OperationResult, PresentReport, Stage
 from agent.pipeline.crew import Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
@@ -65,7 +65,7 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
         repository = Repository(store)
         snapshot_id = repository.resolve(request.snapshot)
         manifest_path = os.path.join(request.staging_dir, "manifest")
-        with local_errors("the manifest cannot be written to the staging folder"):
+        with local_errors(f"the manifest cannot be written to the staging folder {request.staging_dir}"):
             repository.download_manifest(snapshot_id, manifest_path)
         manifest = read_local(manifest_path)
         repository.check_identity(manifest, snapshot_id)
@@ -147,7 +147,7 @@ class _Restore:
             self._engine.abort()
 
         crew = Crew(self._cancel, on_stop=stop)
-        with local_errors(f"restoring into {os.fsdecode(self._request.target)} failed"), crew.work():
+        with _named(self._request.target), crew.work():
             if_not_empty = self._request.if_not_empty
             directories = Directories(target, self._manifest, self._selection, if_not_empty, self._is_fresh, crew)
             directories.prepare()
@@ -300,6 +300,19 @@ class _Restore:
             stages=stages,
             present=PresentReport(present.files, present.bytes, present.copied) if not self._is_fresh else None,
         )
+
+
+@contextlib.contextmanager
+def _named(target: bytes) -> Iterator[None]:
+    """Lets errors about local files, most of which know only paths inside the target, name the target."""
+    failed = f"restoring into {os.fsdecode(target)} failed"
+    try:
+        with local_errors(failed):
+            yield
+    except (LocalIoError, LocalPermissionError, NoSpaceError) as error:
+        if error.message.startswith(failed):
+            raise
+        raise type(error)(f"{failed}: {error.message}", hint=error.hint, metadata=error.metadata) from error
 
 
 def chunks_ahead(transfer: TransferConfig, workers: int) -> int:
