@@ -12,7 +12,8 @@ The live throughput is that of the stage that touches every content byte: ``pack
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import (
@@ -53,9 +54,11 @@ class Metrics:
 
     Args:
         version: the agent's version.
+        clock: seconds that only go on, whatever becomes of the time of day.
     """
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -142,7 +145,7 @@ class Metrics:
         if isinstance(event, Completed):
             self._end(name, kind, logged.time_ns, event)
             return
-        seen = self._seen.setdefault(name, _Seen(kind, logged.time_ns))
+        seen = self._seen.setdefault(name, _Seen(kind, self._clock()))
         self._running.set(len(self._seen))
         if isinstance(event, Progress):
             for stage in event.stages:
@@ -164,7 +167,7 @@ class Metrics:
         self._operations.labels(kind.value, outcome).inc()
         seen = self._seen.pop(name, None)
         if seen is not None:
-            self._duration.labels(kind.value, outcome).observe((time_ns - seen.start_ns) / 1e9)
+            self._duration.labels(kind.value, outcome).observe(self._clock() - seen.started)
             for stage in result.stages if result is not None else ():
                 self._add_stage(seen, stage)
         for occupation in result.occupation if result is not None else ():
@@ -212,9 +215,9 @@ class Metrics:
 class _Seen:
     """What was counted of a running operation."""
 
-    def __init__(self, kind: OperationKind, start_ns: int) -> None:
+    def __init__(self, kind: OperationKind, started: float) -> None:
         self.kind = kind
-        self.start_ns = start_ns
+        self.started = started
         self.rate = 0.0
         self.totals: dict[tuple[Stage, str], int] = {}
         self.busy: dict[Stage, float] = {}

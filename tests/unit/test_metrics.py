@@ -28,8 +28,8 @@ class Observed:
     """Metrics and a clock."""
 
     def __init__(self) -> None:
-        self.metrics = Metrics("1.2.3")
         self._time = 0
+        self.metrics = Metrics("1.2.3", clock=lambda: self._time / SECOND)
 
     def see(self, name: str, kind: OperationKind, *events: OperationEvent, seconds: int = 0) -> None:
         self._time += seconds * SECOND
