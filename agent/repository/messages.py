@@ -204,6 +204,7 @@ def summary_to_pb(summary: SnapshotSummary, format_version: int) -> pb.ManifestF
         stored_bytes=summary.stored_bytes,
         warnings=summary.warnings,
         last_hard_link_group=summary.last_hard_link_group,
+        clock_ahead_ns=summary.clock_ahead_ns,
     )
 
 
@@ -230,4 +231,5 @@ def summary_from_pb(footer: pb.ManifestFooter) -> SnapshotSummary:
         stored_bytes=footer.stored_bytes,
         warnings=footer.warnings,
         last_hard_link_group=footer.last_hard_link_group,
+        clock_ahead_ns=footer.clock_ahead_ns,
     )

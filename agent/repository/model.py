@@ -135,6 +135,7 @@ class SnapshotSummary(msgspec.Struct, frozen=True):
     stored_bytes: int
     warnings: int
     last_hard_link_group: int = 0
+    clock_ahead_ns: int = 0
 
 
 class UnreadableSnapshot(msgspec.Struct, frozen=True):

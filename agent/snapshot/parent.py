@@ -35,7 +35,8 @@ class Parent:
         self.manifest = manifest
         self.chunks: list[Chunk] = manifest.chunks()
         self.last_hard_link_group = manifest.summary.last_hard_link_group
-        self._quiet_before_ns = manifest.summary.start_time_ns - RACY_NS
+        # Times of files are those of the machine's clock.
+        self._quiet_before_ns = manifest.summary.start_time_ns - manifest.summary.clock_ahead_ns - RACY_NS
         self._warnings = warnings
         self._walk: ManifestWalk | None = None
         self._is_begun = False

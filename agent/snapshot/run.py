@@ -114,7 +114,8 @@ class _Snapshot:
         self._engine = engine
         self._emit = emit
         self._host = socket.gethostname()
-        self._start_ns = time.time_ns()
+        self._clock_ahead_ns = repository.store.clock_ahead_ns
+        self._start_ns = time.time_ns() + self._clock_ahead_ns
         self._id = keys.new_snapshot_id(self._start_ns)
         self._warnings = SnapshotWarnings()
         self._meter = Meter(STAGES, leading=Stage.PACK)
@@ -130,8 +131,10 @@ class _Snapshot:
 
     def run(self, chosen: Filter) -> OperationResult:
         """Runs the pipeline and commits."""
-        with local_errors("the snapshot stopped at a local file"), self._crew.work():
-            root_fd = os.open(self._request.workspace, DIRECTORY_FLAGS)
+        # Whatever cannot be read in the workspace is a warning: what else fails here is the manifest's file.
+        with local_errors(f"the staging folder {self._request.staging_dir} cannot be used"), self._crew.work():
+            with local_errors(f"the workspace {os.fsdecode(self._request.workspace)} cannot be opened"):
+                root_fd = os.open(self._request.workspace, DIRECTORY_FLAGS)
             try:
                 with Reporter(self._meter, self._emit):
                     return self._run(root_fd, chosen)
@@ -283,7 +286,7 @@ class _Snapshot:
             host=self._host,
             workspace=self._request.workspace,
             start_time_ns=self._start_ns,
-            commit_time_ns=time.time_ns(),
+            commit_time_ns=time.time_ns() + self._repository.store.clock_ahead_ns,
             agent_version=version(),
             totals=totals,
             chunks=len(table),
@@ -291,4 +294,5 @@ class _Snapshot:
             stored_bytes=sum({chunk.id: chunk.stored_size for chunk in table}.values()),
             warnings=self._warnings.count,
             last_hard_link_group=last_group,
+            clock_ahead_ns=self._clock_ahead_ns,
         )

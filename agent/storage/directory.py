@@ -57,6 +57,11 @@ class DirectoryStore:
         """The folder of the repository."""
         return self._base
 
+    @property
+    def clock_ahead_ns(self) -> int:
+        """Always 0: a folder refuses nothing."""
+        return 0
+
     def check(self) -> None:
         """Makes sure that the folder exists and may be read and written."""
         with self._errors():

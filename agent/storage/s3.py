@@ -58,6 +58,11 @@ class S3Store:
         """``s3://bucket/prefix``."""
         return f"s3://{join(self._bucket, self._prefix)}".rstrip("/")
 
+    @property
+    def clock_ahead_ns(self) -> int:
+        """What the store's refusals told."""
+        return round(self._requests.clock.ahead * 1e9)
+
     def check(self) -> None:
         """Makes sure that the bucket exists and answers with these credentials."""
 

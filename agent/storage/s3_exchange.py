@@ -13,7 +13,7 @@ from agent.storage.failure import Failure, FailureKind
 from agent.storage.http_head import BrokenAnswerError, Head
 from agent.storage.retry import ANSWER_SECONDS, SHORTEST_SECONDS, RetryPolicy
 from agent.storage.stream_connection import Connection, StaleConnectionError
-from agent.storage.stream_requests import RefusedError, Requests, refusal
+from agent.storage.stream_requests import RefusedError, Requests
 
 KEPT_CONNECTIONS = 16
 
@@ -98,12 +98,13 @@ class Exchange:
         also: frozenset[int],
     ) -> _T:  # fmt: skip
         connection.begin(self._patience, self._patience)
+        sent = request()
         try:
-            head = connection.request(request(), body)
+            head = connection.request(sent, body)
         except StaleConnectionError:
-            head = connection.request(request(), body)  # over a new connection, which cannot be stale
+            head = connection.request(sent, body)  # over a new connection, which cannot be stale
         if not 200 <= head.status < 300 and head.status not in also:
-            raise refusal(head, connection.read_text())
+            raise self.requests.refused(sent, head, connection.read_text())
         return take(connection, head)
 
     def _keep(self, connection: Connection) -> None:

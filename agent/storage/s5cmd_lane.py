@@ -33,6 +33,10 @@ STALL_SHARE = 0.5
 TICK_SECONDS = 1.0
 """How often progress is looked at."""
 
+CLOCK_REFUSED = "RequestTimeTooSkewed"
+CLOCK_HINT = "set this machine's clock; the engine stream asks the store for the time"
+"""s5cmd signs with this machine's clock only, so that its failure is none of the store's."""
+
 PROGRESS_BYTES = 64 << 10
 """Bytes written by s5cmd that count as progress: more than the requests of a few retries."""
 
@@ -253,6 +257,8 @@ class Lane:
     def _failed(self, transfer: Transfer, failure: Failure) -> _Finished:
         """Queues another try, or returns the transfer with its error."""
         now = time.monotonic()
+        if failure.code == CLOCK_REFUSED:
+            return [(transfer, EngineUnavailableError(f"s5cmd: {failure.text}", hint=CLOCK_HINT))]
         error = to_error(failure, transfer.location, transfer.key)
         if failure.kind is not FailureKind.UNAVAILABLE:
             return [(transfer, error)]

@@ -53,6 +53,11 @@ class Store(Protocol):
         """How messages name the store, such as ``s3://bucket/prefix`` or a folder."""
         ...
 
+    @property
+    def clock_ahead_ns(self) -> int:
+        """Nanoseconds that the store's clock is ahead of this machine's; 0 until it has refused a request for that."""
+        ...
+
     def check(self) -> None:
         """Makes sure that the bucket exists and answers with these credentials; writes nothing."""
         ...

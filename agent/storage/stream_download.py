@@ -17,7 +17,7 @@ from agent.storage.http_head import BrokenAnswerError, Head
 from agent.storage.retry import Endurance, RetryPolicy
 from agent.storage.stream_connection import Connection
 from agent.storage.stream_pool import Job
-from agent.storage.stream_requests import Requests, refusal
+from agent.storage.stream_requests import Requests
 
 RANGE_NOT_SATISFIABLE = 416
 
@@ -138,14 +138,15 @@ class Part:
     def attempt(self, connection: Connection) -> None:
         """Fetches what is still missing."""
         self._download.check()
-        head = connection.request(self._download.requests.get(self.key, self._position, self._end))
+        request = self._download.requests.get(self.key, self._position, self._end)
+        head = connection.request(request)
         if head.status == RANGE_NOT_SATISFIABLE:
             self._position = self._start
             if not self._is_whole:
                 raise self._download.other_size()
             raise BrokenAnswerError("the store said a wrong size of the object")
         if head.status not in (200, 206):
-            raise refusal(head, connection.read_text())
+            raise self._download.requests.refused(request, head, connection.read_text())
         self._skip(connection, self._understand(head))
         self._receive(connection)
 

@@ -7,7 +7,6 @@ import html
 import os
 import re
 import ssl
-import time
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
@@ -20,6 +19,7 @@ from agent.errors import ConfigError, GpusnapError
 from agent.storage.failure import Failure, FailureKind, kind_of, to_error
 from agent.storage.http_head import Head
 from agent.storage.keys import check_key, clean_prefix, join
+from agent.storage.s3_clock import SigningClock
 from agent.storage.session import KeySource, NoKeysError
 from agent.storage.sigv4 import NO_PAYLOAD, UNSIGNED, Keys, signed_headers, signed_query
 from agent.storage.store import Deadline
@@ -27,6 +27,7 @@ from agent.storage.stream_connection import Connection
 
 _NOTHING: Mapping[str, str] = {}
 _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_SIGNED = re.compile(rb"\r\nx-amz-date: (\d{8}T\d{6}Z)\r\n")
 _CODE = re.compile(r"<Code>([^<]{1,200})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,1000})</Message>")
 
@@ -76,6 +77,9 @@ class Requests:
         storage: the bucket, the prefix and the credentials.
         resolved: its endpoint, region and addressing style.
 
+    Attributes:
+        clock: what requests are signed with.
+
     Raises:
         ConfigError: the prefix is not allowed, or AWS_CA_BUNDLE cannot be read.
     """
@@ -87,6 +91,7 @@ class Requests:
         self._address = address_of(storage.bucket, resolved)
         self._location = f"s3://{storage.bucket} at {resolved.endpoint_url or 'AWS'}"
         self._tls = _trust() if self._address.is_tls else None
+        self.clock = SigningClock()
 
     @property
     def is_tls(self) -> bool:
@@ -157,6 +162,22 @@ class Requests:
         query = signed_query(method, host, path, self._current_keys(), deadline.begin_s, deadline.seconds)
         return _head(method, f"{path}?{query}", {"host": host, "content-length": str(size), "content-md5": md5})
 
+    def refused(self, request: bytes, head: Head, text: str) -> RefusedError:
+        """Returns what an answer that is not 2xx means.
+
+        One that this machine's wrong clock explains is worth another try: from then on the store's clock counts.
+
+        Args:
+            request: the head of the request.
+            head, text: the answer's head and body.
+        """
+        error = refusal(head, text)
+        signed = _SIGNED.search(request)
+        is_denied = error.failure.kind is FailureKind.ACCESS_DENIED
+        if is_denied and signed and self.clock.learn(head.headers.get("date", ""), signed[1].decode()):
+            return RefusedError(msgspec.structs.replace(error.failure, kind=FailureKind.UNAVAILABLE), 0.0)
+        return error
+
     def error(self, failure: Failure, key: str) -> GpusnapError:
         """Returns the error of the hierarchy for a failure about an object, or about the bucket (empty)."""
         return to_error(failure, self._location, join(self._prefix, key) if key else "")
@@ -164,7 +185,7 @@ class Requests:
     def _signed(self, method: str, path: str, headers: Mapping[str, str], payload: str, query: str = "") -> bytes:
         own = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
         signed = signed_headers(
-            method, self._address.host_header, path, payload, self._current_keys(), time.time(), query, own
+            method, self._address.host_header, path, payload, self._current_keys(), self.clock.now(), query, own
         )
         return _head(method, f"{path}?{query}" if query else path, {**signed, **headers})
 

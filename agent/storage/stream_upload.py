@@ -15,7 +15,7 @@ from agent.storage.engine import TransferReport
 from agent.storage.retry import Endurance, RetryPolicy
 from agent.storage.sigv4 import UNSIGNED
 from agent.storage.stream_connection import Connection
-from agent.storage.stream_requests import Requests, refusal
+from agent.storage.stream_requests import Requests
 
 
 class OutgoingBuffer:
@@ -88,10 +88,11 @@ class Upload:
         body = self._outgoing.written
         if not self._payload:
             self._payload = UNSIGNED if self._requests.is_tls else hashlib.sha256(body).hexdigest()
-        head = connection.request(self._requests.put(self.key, len(body), self._payload), body)
+        request = self._requests.put(self.key, len(body), self._payload)
+        head = connection.request(request, body)
         text = connection.read_text()
         if not 200 <= head.status < 300:
-            raise refusal(head, text)
+            raise self._requests.refused(request, head, text)
 
     def finish(self, error: GpusnapError | None) -> None:
         """Gives the room back and tells who waits."""

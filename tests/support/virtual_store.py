@@ -58,6 +58,11 @@ class VirtualStore:
         self.objects = objects
         self._turn = turn
 
+    @property
+    def clock_ahead_ns(self) -> int:
+        """Always 0."""
+        return 0
+
     def check(self) -> None:
         """Does nothing."""
 

@@ -530,6 +530,7 @@ class ManifestFooter(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     SECTIONS_FIELD_NUMBER: _builtins.int
     LAST_HARD_LINK_GROUP_FIELD_NUMBER: _builtins.int
+    CLOCK_AHEAD_NS_FIELD_NUMBER: _builtins.int
     format_version: _builtins.int
     """The version of the repository format: 1."""
     snapshot_id: _builtins.str
@@ -541,9 +542,9 @@ class ManifestFooter(_message.Message):
     workspace: _builtins.bytes
     """The absolute path of the workspace, raw bytes."""
     start_time_ns: _builtins.int
-    """When the scan began, in nanoseconds since 1970-01-01 UTC."""
+    """When the scan began, in nanoseconds since 1970-01-01 UTC, by the store's clock if it has refused that of the machine."""
     commit_time_ns: _builtins.int
-    """When the manifest was completed, in nanoseconds since 1970-01-01 UTC."""
+    """When the manifest was completed, in nanoseconds since 1970-01-01 UTC, by the same clock."""
     agent_version: _builtins.str
     """The version of the agent that made it."""
     entries: _builtins.int
@@ -562,6 +563,8 @@ class ManifestFooter(_message.Message):
     """Warnings in all."""
     last_hard_link_group: _builtins.int
     """No hard_link_group of the snapshot is above this: a later one numbers its new groups from here on."""
+    clock_ahead_ns: _builtins.int
+    """Nanoseconds that this clock was ahead of the machine's when the scan began; times of files are the machine's."""
     @_builtins.property
     def models(self) -> Global___ManifestClassTotals:
         """Model files."""
@@ -596,10 +599,11 @@ class ManifestFooter(_message.Message):
         warnings: _builtins.int = ...,
         sections: _abc.Iterable[Global___SectionIndex] | None = ...,
         last_hard_link_group: _builtins.int = ...,
+        clock_ahead_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["models", b"models", "other", b"other"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "chunks", b"chunks", "commit_time_ns", b"commit_time_ns", "directories", b"directories", "entries", b"entries", "format_version", b"format_version", "host", b"host", "last_hard_link_group", b"last_hard_link_group", "links", b"links", "models", b"models", "other", b"other", "parent", b"parent", "raw_bytes", b"raw_bytes", "sections", b"sections", "snapshot_id", b"snapshot_id", "start_time_ns", b"start_time_ns", "stored_bytes", b"stored_bytes", "warnings", b"warnings", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_version", b"agent_version", "chunks", b"chunks", "clock_ahead_ns", b"clock_ahead_ns", "commit_time_ns", b"commit_time_ns", "directories", b"directories", "entries", b"entries", "format_version", b"format_version", "host", b"host", "last_hard_link_group", b"last_hard_link_group", "links", b"links", "models", b"models", "other", b"other", "parent", b"parent", "raw_bytes", b"raw_bytes", "sections", b"sections", "snapshot_id", b"snapshot_id", "start_time_ns", b"start_time_ns", "stored_bytes", b"stored_bytes", "warnings", b"warnings", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
