@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.fuzz import tried
+from tests.support.proxy import Proxy
+from tests.support.seaweed import SeaweedServer
 
 SEED = "GPUSNAP_SEED"
 """The variable with the seed of a run; processes of pytest-xdist get it from the first one."""
@@ -33,6 +35,23 @@ def seed(request: pytest.FixtureRequest) -> str:
 def chance(seed: str) -> random.Random:
     """The test's own source of chance."""
     return random.Random(seed)
+
+
+@pytest.fixture(scope="module")
+def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
+    """The way to the store."""
+    host, port = seaweed.endpoint.removeprefix("http://").split(":")
+    made = Proxy((host, int(port)))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def module_bucket(seaweed: SeaweedServer) -> Iterator[str]:
+    """A bucket for all tests of a module."""
+    name = seaweed.make_bucket()
+    yield name
+    seaweed.remove_bucket(name)
 
 
 @pytest.fixture(autouse=True)
