@@ -28,7 +28,14 @@ from agent.operations.hub import EventLog
 from agent.operations.journal import Journal
 from agent.operations.process import WorkerEnd, run_worker
 from agent.operations.record import LoggedEvent, OperationRecord
-from agent.operations.recovery import ATTEMPTS, continuation_notice, death, retry_notice, taking_up
+from agent.operations.recovery import (
+    ATTEMPTS,
+    continuation_notice,
+    death,
+    last_death,
+    retry_notice,
+    taking_up,
+)
 from agent.operations.request import Request
 from agent.operations.states import follow
 
@@ -116,10 +123,12 @@ class LiveOperation:
                 break
             self._left_work = not end.cleaned_up
             error = None if self._cancel.is_set() else death(end)
-            if error is None or (attempt == ATTEMPTS and not self._interrupt.is_set()):
+            if error is None:
                 return conclude(end, self._cancel.is_set())
             if self._interrupt.is_set():
                 break
+            if attempt == ATTEMPTS:
+                return Completed(OperationState.FAILED, describe(last_death(error)))
             self._emit(retry_notice(error, attempt))
             _log.warning("%s: %s", self._record.name, error)
         return Completed(OperationState.CANCELLED) if self._cancel.is_set() else None

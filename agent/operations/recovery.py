@@ -66,6 +66,11 @@ def death(end: WorkerEnd) -> WorkerCrashedError | None:
     return None
 
 
+def last_death(error: WorkerCrashedError) -> WorkerCrashedError:
+    """Returns the error of an operation that gets no further process."""
+    return WorkerCrashedError(f"{error.message}; that was the last of {ATTEMPTS} attempts")
+
+
 def retry_notice(error: WorkerCrashedError, attempt: int) -> WarningRaised:
     """Returns what callers are told when an operation gets another process after its attempt number ``attempt``."""
     return WarningRaised("OPERATION_RETRIED", f"{error.message}: attempt {attempt + 1} of {ATTEMPTS} begins")
