@@ -10,6 +10,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from tests.faults.invariants import SETTINGS
 from tests.support.daemon import Daemon, descendants
-from tests.support.proxy import Fault, Seen
+from tests.support.proxy import Fault, Proxy, Seen
 from tests.support.seaweed import REGION, SeaweedServer
 
 ENGINES = ("s5cmd", "stream")
@@ -107,14 +108,62 @@ def _is(victim: Victim, pid: int) -> bool:
     return any(program in arguments for program in _PROGRAMS[victim])
 
 
-def hit(agent: Daemon, victim: Victim, number: signal.Signals, chance: random.Random) -> int:
-    """Sends a signal to one of these processes and returns which; 0 if there is none."""
-    found = processes_of(agent, victim)
-    if not found:
-        return 0
-    pid = chance.choice(found)
+@contextlib.contextmanager
+def watching(agent: Daemon, victim: Victim, act: Callable[[int], object]) -> Iterator[None]:
+    """Calls ``act`` with every process of this kind, as soon as it is seen."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        known: set[int] = set()
+        while not is_over.wait(0.002):
+            for pid in set(processes_of(agent, victim)) - known:
+                act(pid)
+                known.add(pid)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
     try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return 0
-    return pid
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def sent(
+    number: signal.Signals, agent: Daemon, victim: Victim, proxy: Proxy, requests: int, chance: random.Random
+) -> Iterator[list[int]]:
+    """Sends a signal to one process of this kind in the block, and yields the list that it is put into.
+
+    It is sent when one of the first ``requests`` requests arrives, or one after it. Worker processes may have done all
+    their work by then, so that one of those gets it a while after it was started.
+    """
+    hit: list[int] = []
+
+    def send(pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+            hit.append(pid)
+
+    def send_to_one() -> bool:
+        found = processes_of(agent, victim)
+        if found:
+            send(chance.choice(found))
+        return bool(hit)
+
+    after = chance.choice((0.0, chance.uniform(0.0, 0.3)))
+
+    def send_after(pid: int) -> None:
+        if not hit:
+            time.sleep(after)
+            send(pid)
+
+    if victim is Victim.WORKER:
+        with watching(agent, victim, send_after):
+            yield hit
+        return
+    proxy.script = Moment(chance.randrange(requests), send_to_one)
+    try:
+        yield hit
+    finally:
+        proxy.script = lambda seen: None

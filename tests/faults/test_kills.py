@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -15,7 +16,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from tests.faults.invariants import LARGE, Kind, Outcome, Scene
-from tests.faults.system import ENGINES, Moment, Victim, hit, place, running_agent
+from tests.faults.system import ENGINES, Moment, Victim, place, running_agent, sent
 from tests.support.daemon import Daemon
 from tests.support.fuzz import FACTOR
 from tests.support.processes import is_running, wait_until
@@ -94,8 +95,13 @@ def moved_twice(outcome: Outcome) -> int:
     return len(moved) - len(set(moved))
 
 
+def victims_of(agent: Daemon) -> list[Victim]:
+    """Returns what an agent with its engine has."""
+    return [each for each in Victim if each is not Victim.S5CMD or agent.environ["GPUSNAP_TRANSFER__ENGINE"] == "s5cmd"]
+
+
 def needs(agent: Daemon, victim: Victim) -> None:
-    if victim is Victim.S5CMD and agent.environ["GPUSNAP_TRANSFER__ENGINE"] != "s5cmd":
+    if victim not in victims_of(agent):
         pytest.skip("this engine has no s5cmd")
 
 
@@ -112,51 +118,39 @@ def test_killed(
     for _ in range(MOMENTS):
         scene = make_scene()
         scene.prepare(kind)
-        number = chance.randrange(REQUESTS[kind])
-        proxy.script = moment = Moment(number, lambda: hit(agent, victim, signal.SIGKILL, chance) != 0)
-        outcome = to_its_end(scene, kind)
-        proxy.script = lambda seen: None
-        assert moment.has_come.is_set()
+        with sent(signal.SIGKILL, agent, victim, proxy, REQUESTS[kind], chance) as killed:
+            outcome = to_its_end(scene, kind)
+        assert len(killed) == 1
         assert outcome.succeeded, outcome.end
         assert moved_twice(outcome) <= WORKERS
         scene.check(outcome)
         scene.recovers(kind, outcome)
 
 
-@pytest.mark.parametrize(("victim", "kind"), KILLS, ids=lambda value: value.value)
+@pytest.mark.parametrize("kind", Kind, ids=lambda value: value.value)
 def test_stopped_for_a_while(
-    agent: Daemon,
-    make_scene: Callable[[], Scene],
-    proxy: Proxy,
-    victim: Victim,
-    kind: Kind,
-    chance: random.Random,
+    agent: Daemon, make_scene: Callable[[], Scene], proxy: Proxy, kind: Kind, chance: random.Random
 ) -> None:
-    needs(agent, victim)
-    scene = make_scene()
-    scene.prepare(kind)
-    timers: list[threading.Timer] = []
-
-    def stop() -> bool:
-        if pid := hit(agent, victim, signal.SIGSTOP, chance):
-            timers.append(threading.Timer(chance.uniform(0.1, 2.0), go_on, [pid]))
-            timers[0].start()
-        return bool(pid)
-
-    proxy.script = Moment(chance.randrange(REQUESTS[kind]), stop)
-    outcome = to_its_end(scene, kind)
-    proxy.script = lambda seen: None
-    for timer in timers:
-        timer.join()
-    assert outcome.succeeded, outcome.end
-    assert moved_twice(outcome) <= WORKERS
-    scene.check(outcome)
-    scene.recovers(kind, outcome)
+    for victim in chance.sample(victims_of(agent), min(MOMENTS, 3)):
+        scene = make_scene()
+        scene.prepare(kind)
+        with sent(signal.SIGSTOP, agent, victim, proxy, REQUESTS[kind], chance) as stopped:
+            thread = threading.Thread(target=let_go_on, args=(stopped, chance.uniform(0.1, 2.0)))
+            thread.start()
+            outcome = to_its_end(scene, kind)
+            thread.join()
+        assert outcome.succeeded, outcome.end
+        assert moved_twice(outcome) <= WORKERS
+        scene.check(outcome)
+        scene.recovers(kind, outcome)
 
 
-def go_on(pid: int) -> None:
+def let_go_on(stopped: list[int], seconds: float) -> None:
+    """Lets a process that will be stopped go on so many seconds later."""
+    wait_until(lambda: stopped, "a process to be stopped", SECONDS)
+    time.sleep(seconds)
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGCONT)
+        os.kill(stopped[0], signal.SIGCONT)
 
 
 @pytest.mark.parametrize("kind", Kind, ids=lambda value: value.value)
@@ -166,38 +160,36 @@ def test_an_s5cmd_that_never_goes_on(
     needs(agent, Victim.S5CMD)
     scene = make_scene()
     scene.prepare(kind)
-    moment = Moment(chance.randrange(REQUESTS[kind]), lambda: bool(hit(agent, Victim.S5CMD, signal.SIGSTOP, chance)))
-    proxy.script = moment
-    outcome = to_its_end(scene, kind)
+    with sent(signal.SIGSTOP, agent, Victim.S5CMD, proxy, REQUESTS[kind], chance) as stopped:
+        outcome = to_its_end(scene, kind)
+    assert len(stopped) == 1
     assert outcome.succeeded, outcome.end
     scene.check(outcome)
     scene.recovers(kind, outcome)
 
 
-@pytest.mark.parametrize("victim", [Victim.OPERATION, Victim.WORKER], ids=lambda value: value.value)
 @pytest.mark.parametrize("kind", Kind, ids=lambda value: value.value)
 def test_what_never_goes_on_can_be_cancelled(
     agent: Daemon,
     make_scene: Callable[[], Scene],
     proxy: Proxy,
-    victim: Victim,
     kind: Kind,
     chance: random.Random,
 ) -> None:
     scene = make_scene()
     scene.prepare(kind)
-    number = chance.randrange(REQUESTS[kind] // 2)
-    moment = Moment(number, lambda: bool(hit(agent, victim, signal.SIGSTOP, chance)))
-    proxy.script = moment
-    with connected(agent.address) as stub:
+    victim = chance.choice((Victim.OPERATION, Victim.WORKER))
+    with (
+        sent(signal.SIGSTOP, agent, victim, proxy, REQUESTS[kind], chance) as stopped,
+        connected(agent.address) as stub,
+    ):
         events = scene.begin(stub, scene.request(kind))
         begun = next(events)
-        assert moment.has_come.wait(SECONDS)
+        wait_until(lambda: stopped, "a process to be stopped", SECONDS)
         stub.CancelOperation(pb.CancelOperationRequest(name=begun.operation), timeout=SECONDS)
         end = list(events)[-1].completed
     # What had done all its work by then has succeeded all the same.
     assert end.state in (pb.OPERATION_STATE_CANCELLED, pb.OPERATION_STATE_SUCCEEDED), end
-    proxy.script = lambda seen: None
     scene.check()
     scene.recovers(kind)
 
