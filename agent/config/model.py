@@ -110,7 +110,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
 
     engine: EngineChoice = EngineChoice.AUTO
     connections: int = 64
-    staging_size: int = 448 * MIB
+    staging_size: int = 384 * MIB
     workers: int = 0
     s5cmd_path: str = ""
     retry_seconds: float = 60.0

@@ -28,7 +28,7 @@ from controller_client.model import OperationResult
 BUCKET = "gpusnap-demo"
 # The path of a socket has at most 107 bytes; the longest of them is store/filer.sock.
 _FOLDER_PATH_LIMIT = 107 - len("/store/filer.sock")
-_STAGING_BYTES = 448 << 20
+_STAGING_BYTES = 384 << 20
 _NEEDED_BYTES = {Size.FULL: 4 * 10**9, Size.SMALL: 4 * 10**8}
 _SHOWN_DIFFERENCES = 20
 

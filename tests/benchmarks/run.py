@@ -8,6 +8,7 @@ of gpusnap are those of the agent with all its descendants.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import shutil
@@ -17,6 +18,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gpusnap import v1
+
+import agent
+import controller_client
 from tests.benchmarks.options import Options, read_options
 from tests.benchmarks.ours import DIRECTORY, Gpusnap
 from tests.benchmarks.report import Machine, Report, Section, lines, section_of, this_machine, write_json
@@ -52,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(options: Options, machine: Machine, folder: Path) -> Report:
+    _compile_ours()
     cases = _cases(options, folder)
     roots = [folder, *(case.workspace for case in cases)]
     verifier = Verifier()
@@ -75,6 +81,13 @@ def _measure(options: Options, machine: Machine, folder: Path) -> Report:
                 outcome.skipped += left_out
                 sections.append(section_of(case, kind, outcome, small_files=small))
     return Report(machine, options.tls, options.megabits, versions, sections)
+
+
+def _compile_ours() -> None:
+    """Compiles gpusnap as its installation would; else every process might compile what it imports anew."""
+    for package in (agent, controller_client, v1):
+        for folder in package.__path__:
+            compileall.compile_dir(folder, quiet=2)
 
 
 def _cases(options: Options, folder: Path) -> list[Case]:

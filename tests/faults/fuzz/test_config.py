@@ -50,7 +50,7 @@ ODD = ["raw:" + text for text in (
     "'''a\nb'''", '"\\u0000"', '"\\ud800"', "true", "0b1", "1_000", "1e3", "+5", "1.5e308",
 )]  # fmt: skip
 SENSIBLE = st.sampled_from(
-    ["10MiB", "448MiB", "0", "64", "1.5", "s3", "r2", "b2", "local", "custom", "auto", "s5cmd", "stream", "/a",
+    ["10MiB", "384MiB", "0", "64", "1.5", "s3", "r2", "b2", "local", "custom", "auto", "s5cmd", "stream", "/a",
      "unix:/a", "127.0.0.1:0", "http://127.0.0.1:1", "https://h", "eu-west-1", "a/b", "a//b", "..", ".bin", "", "info",
      "bucket", "[::1]:7447", "localhost:99999", "unix:" + "/a" * 60, "https://s3.us-west-004.backblazeb2.com", "http://[",
      "http://h:x"]
