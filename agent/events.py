@@ -315,6 +315,12 @@ class OperationResult(msgspec.Struct, frozen=True):
     measurements: tuple[Measurement, ...] = ()
     benchmark: BenchmarkReport | None = None
 
+    @property
+    def handled_bytes(self) -> int:
+        """Bytes of the archive that were read or written: without what was unchanged, or was there already."""
+        kept = self.present.kept_bytes if self.present is not None else 0
+        return max(self.raw_bytes - self.unchanged_bytes - kept, 0)
+
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
     """From here on the operation leaves things behind under a snapshot's id. For the journal, never for callers.

@@ -77,7 +77,7 @@ class Metrics:
         )
         self._throughput = Histogram(
             "gpusnap_operation_throughput_bytes_per_second",
-            "Bytes of the archive a second of operations that succeeded",
+            "Bytes of the archive a second that operations which succeeded have read or written",
             ("operation",),
             buckets=_BYTES_PER_SECOND,
             registry=registry,
@@ -180,8 +180,8 @@ class Metrics:
                 self._copied_bytes.inc(result.present.copied_bytes)
             self._unchanged_files.inc(result.unchanged_files)
             self._unchanged_bytes.inc(result.unchanged_bytes)
-            if result.seconds > 0 and result.raw_bytes:
-                self._throughput.labels(kind.value).observe(result.raw_bytes / result.seconds)
+            if result.seconds > 0 and result.handled_bytes:
+                self._throughput.labels(kind.value).observe(result.handled_bytes / result.seconds)
         self._running.set(len(self._seen))
         self._set_live_throughput(kind)
 

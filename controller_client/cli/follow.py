@@ -125,7 +125,8 @@ def summary(result: OperationResult) -> str:
     totals = result.totals
     size = totals.bytes or result.raw_bytes
     took = f"{units.count(totals.files, 'file')}, {units.size(size)} in {units.duration(result.seconds)}"
-    speed = f" ({units.rate(size / result.seconds)})" if size and result.seconds > 0 else ""
+    handled = size - result.unchanged_bytes - (result.present.kept_bytes if result.present is not None else 0)
+    speed = f" ({units.rate(handled / result.seconds)})" if handled > 0 and result.seconds > 0 else ""
     parts = [took + speed]
     if result.unchanged_files:
         parts.append(f"{units.count(result.unchanged_files, 'unchanged file')} not read")

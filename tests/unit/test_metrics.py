@@ -132,6 +132,22 @@ def test_what_restores_found_in_their_targets_adds_up() -> None:
     assert seen.value("gpusnap_copied_bytes_total") == 100
 
 
+def test_the_throughput_leaves_out_what_was_not_read_or_written() -> None:
+    seen = Observed()
+    name = "gpusnap_operation_throughput_bytes_per_second"
+    saved = OperationResult("s", raw_bytes=1000, unchanged_bytes=400, seconds=2.0)
+    restored = OperationResult("s", raw_bytes=1000, present=PresentReport(1, 800, 0), seconds=2.0)
+    intact = OperationResult("s", raw_bytes=1000, present=PresentReport(1, 1000, 0), seconds=2.0)
+    ends = [(OperationKind.SNAPSHOT, saved), (OperationKind.RESTORE, restored), (OperationKind.RESTORE, intact)]
+    for number, (kind, result) in enumerate(ends):
+        seen.see(str(number), kind, PENDING, Completed(OperationState.SUCCEEDED, None, result))
+    assert seen.value(f"{name}_sum", operation="snapshot") == 300
+    assert (seen.value(f"{name}_sum", operation="restore"), seen.value(f"{name}_count", operation="restore")) == (
+        100,
+        1,
+    )
+
+
 def test_an_operation_that_a_restart_ended_counts_without_a_duration() -> None:
     seen = Observed()
     seen.see("old", OperationKind.SNAPSHOT, Completed(OperationState.FAILED))
