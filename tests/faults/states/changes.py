@@ -11,7 +11,7 @@ from tests.support.trees import Seeded, content_of
 
 _FOLDERS = (b"", b"a", b"a/b", b"models", b"\xff\n")
 _NAMES = (b"one", b"two", b"t wo", b"3.bin", b"\xfe", b"a")
-_SIZES = (0, 100, 511, 3000, 4999, 5000, 9000, 20_000)
+_SIZES = (0, 100, 511, 3000, 4999, 5000, 20_000, 70_000)
 _SEEDS = 5
 
 
