@@ -155,15 +155,16 @@ class LiveOperation:
         self._emit(StateChanged(state))
         _log.info("%s: %s", self._record.name, state.value)
 
-    def _take(self, event: PipelineEvent) -> None:
-        """Takes in what the process reports."""
+    def _take(self, event: PipelineEvent) -> asyncio.Future[None] | None:
+        """Takes in what the process reports; it goes on with what it begins once the journal has it."""
         if not isinstance(event, Begun):
             self._emit(event)
-            return
+            return None
         self._record = msgspec.structs.replace(self._record, begun=event.snapshot_id)
         write = asyncio.ensure_future(self._write())
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
+        return write
 
     def _emit(self, event: OperationEvent) -> None:
         logged = self.log.append(event)

@@ -1,6 +1,7 @@
 """The daemon's side of an operation's process: starts it, feeds it, listens to it, stops it and always reaps it.
 
-The request goes in as one JSON line on stdin, which then stays open: its end tells the process that the daemon died.
+The request goes in as one JSON line on stdin, which then stays open: its end tells the process that the daemon died. An
+empty line tells it before that the journal has what it has begun.
 Messages come out as JSON lines on stdout; lines on stderr go to the agent's log.
 """
 
@@ -50,6 +51,10 @@ _log = logging.getLogger(__name__)
 _decoder: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
 
 
+OnEvent = Callable[[PipelineEvent], "asyncio.Future[None] | None"]
+"""Gets what a process reports, in the event loop; returns what must be done before the process goes on, if anything."""
+
+
 class WorkerEnd(msgspec.Struct, frozen=True):
     """How the process of an operation ended.
 
@@ -78,7 +83,7 @@ class WorkerEnd(msgspec.Struct, frozen=True):
 class _Protocol(asyncio.SubprocessProtocol):
     """Splits what the process writes into lines and notices its end."""
 
-    def __init__(self, name: str, on_event: Callable[[PipelineEvent], None]) -> None:
+    def __init__(self, name: str, on_event: OnEvent) -> None:
         loop = asyncio.get_running_loop()
         self._name = name
         self._on_event = on_event
@@ -90,6 +95,11 @@ class _Protocol(asyncio.SubprocessProtocol):
         self.drained: asyncio.Future[object] = loop.create_future()
         self.finished: asyncio.Future[object] = loop.create_future()
         self.final: Succeeded | Failed | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        pipe = cast("asyncio.SubprocessTransport", transport).get_pipe_transport(0)
+        self._stdin = cast("asyncio.WriteTransport", pipe)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 1:
@@ -127,13 +137,19 @@ class _Protocol(asyncio.SubprocessProtocol):
             self.final = message
             self.finished.set_result(None)
         else:
-            self._on_event(message)
+            awaited = self._on_event(message)
+            if awaited is not None:
+                awaited.add_done_callback(self._confirm)
+
+    def _confirm(self, _: asyncio.Future[None]) -> None:
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.write(b"\n")
 
 
 async def run_worker(
     name: str,
     request: Request,
-    on_event: Callable[[PipelineEvent], None],
+    on_event: OnEvent,
     cancel: asyncio.Event,
     kill: asyncio.Event,
     keep_open: int,
@@ -144,7 +160,7 @@ async def run_worker(
     Args:
         name: the operation's name.
         request: what to do, with credentials.
-        on_event: gets what the process reports, in the event loop.
+        on_event: as ``OnEvent`` says.
         cancel: set to ask the process to stop; it is killed after ``CANCEL_SECONDS``.
         kill: set to kill it, so that it leaves what it has done so far for its continuation.
         keep_open: a file descriptor that the process and its worker processes hold for as long as they live.

@@ -1,7 +1,8 @@
 """The process of one operation: ``python -m agent.operations.worker``.
 
 It reads its request as one JSON line on stdin, writes its messages as JSON lines on stdout, ends itself when the daemon
-asks it to (SIGTERM), and dies with the daemon (the end of stdin): the next daemon continues from what it leaves.
+asks it to (SIGTERM), and dies with the daemon (the end of stdin): the next daemon continues from what it leaves. So it
+goes on after it has ``Begun`` only once the daemon has confirmed, with an empty line, that the journal says so.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import traceback
 import msgspec
 
 from agent.errors import GpusnapError, describe
-from agent.events import Emit, Failed, OperationResult, Succeeded, WorkerMessage
+from agent.events import Begun, Emit, Failed, OperationResult, PipelineEvent, Succeeded, WorkerMessage
 from agent.maintenance.request import PruneRequest, VerifyRequest
 from agent.operations.request import Request
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
+
+CONFIRM_SECONDS = 10.0
+"""How long the journal may take; an operation goes on without it, as it does when the journal's disk is full."""
 
 
 class MessageWriter:
@@ -52,8 +56,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda _signal, _frame: cancel.set())
     request = msgspec.json.decode(_read_line(0), type=Request)
     writer = MessageWriter(_own_stdout(), cancel)
-    threading.Thread(target=_watch_daemon, name="daemon-watcher", daemon=True).start()
-    writer.write(_perform(request, writer.write, cancel))
+    confirmed = threading.Event()
+    threading.Thread(target=_watch_daemon, args=(confirmed,), name="daemon-watcher", daemon=True).start()
+
+    def emit(event: PipelineEvent) -> None:
+        writer.write(event)
+        if isinstance(event, Begun):
+            confirmed.wait(CONFIRM_SECONDS)
+
+    writer.write(_perform(request, emit, cancel))
     return 0
 
 
@@ -108,9 +119,9 @@ def _own_stdout() -> int:
     return messages
 
 
-def _watch_daemon() -> None:
+def _watch_daemon(confirmed: threading.Event) -> None:
     while os.read(0, 4096):
-        pass
+        confirmed.set()
     # The process leads a group of its own, so this reaches its children and nothing else.
     os.killpg(0, signal.SIGKILL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.events import Failed, Succeeded, WorkerMessage
+from agent.events import Begun, Failed, Succeeded, WorkerMessage
 from agent.operations.request import Request
 
 SECONDS = 120.0
@@ -72,4 +73,14 @@ class Worker:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._messages.append(msgspec.json.decode(line, type=WorkerMessage))
+            message = msgspec.json.decode(line, type=WorkerMessage)
+            self._messages.append(message)
+            if isinstance(message, Begun):
+                self._confirm()
+
+    def _confirm(self) -> None:
+        """Lets it go on with what it has begun, as an agent does once its journal has that."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it was killed
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()

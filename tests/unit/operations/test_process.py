@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from agent.config.model import Provider, StorageConfig
 from agent.errors import StorageUnavailableError, WorkerCrashedError, describe
-from agent.events import Completed, Failed, FileReady, OperationResult, OperationState, PipelineEvent, Succeeded
+from agent.events import Begun, Completed, Failed, FileReady, OperationResult, OperationState, PipelineEvent, Succeeded
 from agent.operations import process
 from agent.operations.operation import conclude
 from agent.operations.process import WorkerEnd, run_worker
@@ -45,11 +45,13 @@ class Worker:
         self.cancel = asyncio.Event()
         self.kill = asyncio.Event()
         self.ready = asyncio.Event()
+        self.written: asyncio.Future[None] | None = None
         self._keep_open = keep_open
 
-    def _on_event(self, event: PipelineEvent) -> None:
+    def _on_event(self, event: PipelineEvent) -> asyncio.Future[None] | None:
         self.events.append(event)
         self.ready.set()
+        return self.written if isinstance(event, Begun) else None
 
     async def run(self, script: str) -> WorkerEnd:
         program = (sys.executable, "-c", PRELUDE + script)
@@ -82,6 +84,23 @@ succeed()
     line, rest = seen.read_text().split("\n")
     assert '"type":"snapshot"' in line
     assert rest == "[]/"
+
+
+async def test_what_has_begun_is_confirmed_once_that_is_written_down(worker: Worker) -> None:
+    worker.written = asyncio.get_running_loop().create_future()
+    script = """
+import select
+say('{"type": "begun", "snapshot_id": "s"}')
+if not select.select([0], [], [], 0.2)[0]: ready()
+if os.read(0, 10) == b"\\n": succeed()
+"""
+    running = asyncio.ensure_future(worker.run(script))
+    while len(worker.events) < 2:
+        await asyncio.wait_for(worker.ready.wait(), 60)
+        worker.ready.clear()
+    worker.written.set_result(None)
+    assert (await running).message == DONE
+    assert worker.events == [Begun("s"), READY]
 
 
 async def test_garbage_is_logged_and_ignored(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
