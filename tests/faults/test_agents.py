@@ -46,6 +46,8 @@ JUMPS = (5, GRACE.seconds // 2, GRACE.age + 1)
 """Seconds by which the store's clock may jump, in the middle of whatever is going on."""
 
 GONE = "SNAPSHOT_NOT_FOUND"
+LOST = "DATA_LOSS"
+"""How the restore or verification of a snapshot may end that was deleted meanwhile."""
 
 Request = pb.SnapshotRequest | pb.RestoreRequest | pb.VerifyRequest | pb.PruneRequest
 
@@ -195,6 +197,7 @@ class Agent:
             events += self._watched(events[-1])
         outcome = Outcome(events)
         is_clear(outcome)
+        assert outcome.succeeded or outcome.end.error.retryable or outcome.reason in (GONE, LOST), outcome.end
         what = type(request).__name__.removesuffix("Request")
         self._records.count(f"{what}{', killed' * bool(kill_after)}: {outcome.reason or 'success'}")
         return outcome
