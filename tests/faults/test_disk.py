@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ from tests.faults.invariants import Kind, Outcome, Request, Scene
 from tests.faults.system import ENGINES, Moment, place, stopped_agent
 from tests.support.daemon import Daemon
 from tests.support.disks import Disk, IoErrors
-from tests.support.proxy import Proxy
+from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import SECONDS, connected, error_info
 from tests.support.seaweed import SeaweedServer
 from tests.support.trees import compare
@@ -288,3 +289,26 @@ def test_a_journal_that_cannot_be_used(
     machine.errors.clear()
     scene.recovers(Kind.SNAPSHOT, outcome)
     is_remembered(machine, scene, request, outcome)
+
+
+@one_engine
+def test_a_cancel_that_the_journal_cannot_take(
+    machine: Machine, scene: Scene, proxy: Proxy, chance: random.Random
+) -> None:
+    proxy.held.clear()
+    proxy.released.clear()
+    number, first = itertools.count(), chance.randrange(12)
+    proxy.script = lambda seen: Fault(is_held=True) if next(number) >= first else None
+    with connected(machine.daemon.address) as stub:
+        events = scene.begin(stub, scene.request(Kind.SNAPSHOT))
+        name = next(events).operation
+        assert proxy.held.wait(SECONDS)
+        machine.errors.set("ws", machine.state.folder)
+        stub.CancelOperation(pb.CancelOperationRequest(name=name), timeout=SECONDS)
+        assert list(events)[-1].completed.state == pb.OPERATION_STATE_CANCELLED
+    proxy.script = lambda seen: None
+    proxy.released.set()
+    scene.check()
+    machine.is_well()
+    machine.errors.clear()
+    scene.recovers(Kind.SNAPSHOT)

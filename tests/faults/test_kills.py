@@ -16,11 +16,11 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from tests.faults.invariants import LARGE, Kind, Outcome, Scene
-from tests.faults.system import ENGINES, Moment, Victim, place, running_agent, sent
+from tests.faults.system import ENGINES, Moment, Victim, place, processes_of, running_agent, sent
 from tests.support.daemon import Daemon
 from tests.support.fuzz import FACTOR
 from tests.support.processes import is_running, wait_until
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, Seen
 from tests.support.rpc import SECONDS, connected
 from tests.support.seaweed import SeaweedServer
 from tests.support.trees import File, HardLink, Node, Seeded
@@ -28,7 +28,7 @@ from tests.support.trees import File, HardLink, Node, Seeded
 MOMENTS = max(round(FACTOR), 1)
 """Kills of each process in each operation with each engine."""
 
-REQUESTS = {Kind.SNAPSHOT: 20, Kind.RESTORE: 12}
+REQUESTS = {Kind.SNAPSHOT: 36, Kind.RESTORE: 18}
 """After so many requests, an operation on these workspaces still has much to do."""
 
 WORKERS = 2
@@ -127,6 +127,29 @@ def test_killed(
         scene.recovers(kind, outcome)
 
 
+@pytest.mark.parametrize("victim", [Victim.AGENT, Victim.OPERATION], ids=lambda value: value.value)
+def test_killed_right_after_the_commit(
+    agent: Daemon, make_scene: Callable[[], Scene], proxy: Proxy, victim: Victim
+) -> None:
+    scene = make_scene()
+    killed: list[int] = []
+
+    def kill(seen: Seen) -> None:
+        if seen.method == "DELETE" and "/running/" in seen.path and not killed:
+            killed.extend(processes_of(agent, victim))
+            os.kill(killed[0], signal.SIGKILL)
+
+    proxy.script = kill
+    outcome = to_its_end(scene, Kind.SNAPSHOT)
+    proxy.script = lambda seen: None
+    assert killed
+    assert outcome.succeeded, outcome.end
+    # It is found instead of being made twice.
+    assert scene.listed() == [outcome.end.result.snapshot_id]
+    scene.check(outcome)
+    scene.recovers(Kind.SNAPSHOT, outcome)
+
+
 @pytest.mark.parametrize("kind", Kind, ids=lambda value: value.value)
 def test_stopped_for_a_while(
     agent: Daemon, make_scene: Callable[[], Scene], proxy: Proxy, kind: Kind, chance: random.Random
@@ -192,6 +215,29 @@ def test_what_never_goes_on_can_be_cancelled(
     assert end.state in (pb.OPERATION_STATE_CANCELLED, pb.OPERATION_STATE_SUCCEEDED), end
     scene.check()
     scene.recovers(kind)
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda value: value.value)
+def test_a_stopped_worker_of_an_operation_that_is_killed(
+    agent: Daemon, make_scene: Callable[[], Scene], proxy: Proxy, kind: Kind, chance: random.Random
+) -> None:
+    scene = make_scene()
+    scene.prepare(kind)
+    with (
+        sent(signal.SIGSTOP, agent, Victim.WORKER, proxy, REQUESTS[kind], chance) as stopped,
+        connected(agent.address) as stub,
+    ):
+        events = scene.begin(stub, scene.request(kind))
+        begun = [next(events)]
+        wait_until(lambda: stopped, "a process to be stopped", SECONDS)
+        for process in processes_of(agent, Victim.OPERATION):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        outcome = Outcome(begun + list(events))
+    assert outcome.succeeded, outcome.end
+    assert not is_running(stopped[0])
+    scene.check(outcome)
+    scene.recovers(kind, outcome)
 
 
 @pytest.mark.parametrize("kind", Kind, ids=lambda value: value.value)
