@@ -10,7 +10,7 @@ import pytest
 from tests.faults.conftest import SEED
 from tests.faults.invariants import Kind
 from tests.faults.network.conftest import MakeScene
-from tests.faults.network.troubles import SURVIVED, TROUBLES, Breaking, Trouble
+from tests.faults.network.troubles import BODY_BYTES, CHUNKS, SURVIVED, TROUBLES, Breaking, Trouble
 from tests.support.daemon import Daemon
 from tests.support.fuzz import FACTOR, tried
 from tests.support.proxy import Fault, Proxy, Seen
@@ -63,6 +63,27 @@ def test_all_requests_break(
     scene.check(outcome, agent=hasty)
     assert outcome.reason in trouble.lasting, outcome.end
     scene.recovers(kind, outcome)
+
+
+@pytest.mark.parametrize("engine", ["stream"], indirect=True)  # s5cmd begins a chunk anew
+def test_chunks_go_on_from_where_they_broke(make_scene: MakeScene, hasty: Daemon, proxy: Proxy) -> None:
+    scene = make_scene(Kind.RESTORE)
+    requests: list[Seen] = []
+
+    def breaks(seen: Seen) -> Fault | None:
+        requests.append(seen)
+        return Fault(end_after=BODY_BYTES // 3) if CHUNKS in seen.path else None
+
+    proxy.script = breaks
+    outcome = scene.run(Kind.RESTORE, agent=hasty)
+    proxy.script = lambda seen: None
+    scene.check(outcome, agent=hasty)
+    finished = [event.chunk_finished for event in outcome.events if event.HasField("chunk_finished")]
+    fetched = [seen for seen in requests if CHUNKS in seen.path]
+    assert len(fetched) > len(finished)
+    assert sum(seen.passed for seen in fetched) == sum(chunk.stored_bytes for chunk in finished)
+    assert outcome.succeeded, outcome.end
+    scene.recovers(Kind.RESTORE, outcome)
 
 
 @pytest.mark.parametrize("kind", Kind)

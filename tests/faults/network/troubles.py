@@ -16,6 +16,15 @@ BODY_BYTES = 900_000
 """About what the large chunks have."""
 
 
+NONE = frozenset({""})
+UNAVAILABLE = frozenset({"STORAGE_UNAVAILABLE"})
+LOST = frozenset({"DATA_LOSS"})
+DENIED = frozenset({"STORAGE_ACCESS_DENIED"})
+DAMAGED = LOST | UNAVAILABLE
+# What a listing says is protected by nothing but the connection: a key may turn into another one.
+MISLED = DAMAGED | {"", "SNAPSHOT_NOT_FOUND", "STORAGE_ACCESS_DENIED", "DEADLINE_PASSED"}
+
+
 class Trouble(msgspec.Struct, frozen=True):
     """One way to break requests.
 
@@ -29,8 +38,8 @@ class Trouble(msgspec.Struct, frozen=True):
     """
 
     fault: Callable[[random.Random], Fault]
-    lasting: frozenset[str] = frozenset({"STORAGE_UNAVAILABLE"})
-    passing: frozenset[str] = frozenset({""})
+    lasting: frozenset[str] = UNAVAILABLE
+    passing: frozenset[str] = NONE
     few: int = 3
     part: str = ""
     kinds: tuple[Kind, ...] = (Kind.SNAPSHOT, Kind.RESTORE)
@@ -51,11 +60,10 @@ def reset(chance: random.Random) -> Fault:
     return chance.choice((Fault(reset_after=somewhere(chance)), Fault(head_bytes=chance.choice((0, 1, 30)))))
 
 
-NONE = frozenset({""})
-DENIED = frozenset({"STORAGE_ACCESS_DENIED"})
-DAMAGED = frozenset({"DATA_LOSS", "STORAGE_UNAVAILABLE"})
-# What a listing says is protected by nothing but the connection: a key may turn into another one.
-MISLED = DAMAGED | {"", "SNAPSHOT_NOT_FOUND", "STORAGE_ACCESS_DENIED", "DEADLINE_PASSED"}
+def cut(chance: random.Random) -> Fault:
+    """The body is shorter than it should be, and its Content-Length agrees."""
+    return Fault(more_length=-chance.randrange(1, 30))
+
 
 TROUBLES: dict[str, Trouble] = {
     "reset": Trouble(reset),
@@ -63,10 +71,12 @@ TROUBLES: dict[str, Trouble] = {
     "stall": Trouble(lambda chance: Fault(stall_after=somewhere(chance)), few=1),
     "no-answer": Trouble(lambda _: Fault(is_mute=True), few=1),
     "slow-link": Trouble(lambda _: Fault(piece_seconds=0.05), lasting=NONE, few=99),
-    "cut-body": Trouble(lambda chance: Fault(more_length=-chance.randrange(1, 30)), lasting=DAMAGED, few=1),
-    "longer-length": Trouble(
-        lambda chance: Fault(more_length=chance.randrange(1, 99_999)), lasting=DAMAGED | NONE, few=2
-    ),
+    "hung-up": Trouble(lambda _: Fault(closes_after=True), lasting=NONE, few=99),
+    "longer-length": Trouble(lambda chance: Fault(more_length=chance.randrange(1, 99_999)), DAMAGED | NONE, few=2),
+    "cut-chunk": Trouble(cut, DAMAGED, few=1, part=CHUNKS),
+    "cut-manifest": Trouble(cut, DAMAGED, few=1, part="/manifest"),
+    "cut-repository": Trouble(cut, DAMAGED, few=1, part="/repository.json"),
+    "cut-listing": Trouble(cut, few=1, part="list-type=2"),
     "flip-in-chunk": Trouble(lambda chance: Fault(flip_at=chance.randrange(400)), DAMAGED, few=1, part=CHUNKS),
     "flip-in-manifest": Trouble(lambda chance: Fault(flip_at=chance.randrange(400)), DAMAGED, few=1, part="/manifest"),
     "flip-in-repository": Trouble(
@@ -84,8 +94,8 @@ TROUBLES: dict[str, Trouble] = {
     "403": Trouble(lambda _: refusal(403, "InvalidAccessKeyId"), lasting=DENIED, passing=DENIED),
     "404": Trouble(
         lambda _: refusal(404, "NoSuchKey"),
-        lasting=frozenset({"DATA_LOSS"}),
-        passing=frozenset({"DATA_LOSS"}),
+        lasting=LOST,
+        passing=LOST,
         part=CHUNKS,
         kinds=(Kind.RESTORE,),
     ),
