@@ -33,12 +33,12 @@ def until_chunk(events: Iterator[pb.Event]) -> list[pb.Event]:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_the_store_is_gone_for_a_while(
-    make_scene: MakeScene, agents: Agents, hasty: Daemon, proxy: Proxy, seaweed: SeaweedServer, kind: Kind
+    make_scene: MakeScene, agents: Agents, patient: Daemon, proxy: Proxy, seaweed: SeaweedServer, kind: Kind
 ) -> None:
     stubborn = agents(STUBBORN_SECONDS)
     surviving, failing = make_scene(kind), make_scene(kind)
     proxy.script = lambda seen: SLOW
-    with connected(stubborn.address) as stub, connected(hasty.address) as other:
+    with connected(stubborn.address) as stub, connected(patient.address) as other:
         going_on = surviving.begin(stub, surviving.request(kind))
         giving_up = failing.begin(other, failing.request(kind))
         before = until_chunk(going_on)
@@ -49,7 +49,7 @@ def test_the_store_is_gone_for_a_while(
         failed += giving_up
         seaweed.start()
         survived = Outcome([*before, *going_on])
-    failing.check(Outcome(failed), agent=hasty)
+    failing.check(Outcome(failed))
     assert Outcome(failed).reason == "STORAGE_UNAVAILABLE"
     assert Outcome(failed).end.error.retryable
     surviving.check(survived, agent=stubborn)

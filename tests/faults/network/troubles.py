@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 
 import msgspec
@@ -32,8 +33,10 @@ class Trouble(msgspec.Struct, frozen=True):
         fault: draws what happens to one request.
         lasting: what an operation may end with if this happens to every request from some moment on.
         passing: the same if it happens to a few requests only; with nothing, that must be survived.
-        few: how many requests for chunks these are at most, and how many others.
-        part: it happens only to requests whose path has this.
+        few: how many requests these are at most, and as many again for chunks.
+        few_chunks: how many for chunks, if not as many.
+        part: it happens only to requests whose path has this,
+        skip: and not to the first ones of them.
         kinds: the operations that it can happen to.
     """
 
@@ -41,7 +44,9 @@ class Trouble(msgspec.Struct, frozen=True):
     lasting: frozenset[str] = UNAVAILABLE
     passing: frozenset[str] = NONE
     few: int = 3
+    few_chunks: int = 0
     part: str = ""
+    skip: int = 0
     kinds: tuple[Kind, ...] = (Kind.SNAPSHOT, Kind.RESTORE)
 
 
@@ -79,6 +84,15 @@ TROUBLES: dict[str, Trouble] = {
     "cut-listing": Trouble(cut, few=1, part="list-type=2"),
     "flip-in-chunk": Trouble(lambda chance: Fault(flip_at=chance.randrange(400)), DAMAGED, few=1, part=CHUNKS),
     "flip-in-manifest": Trouble(lambda chance: Fault(flip_at=chance.randrange(400)), DAMAGED, few=1, part="/manifest"),
+    # A restore looks at the manifest's end first, and then fetches all of it.
+    "flip-in-whole-manifest": Trouble(
+        lambda chance: Fault(flip_at=chance.randrange(2500)),
+        DAMAGED,
+        few=1,
+        part="/manifest",
+        skip=1,
+        kinds=(Kind.RESTORE,),
+    ),
     "flip-in-repository": Trouble(
         lambda chance: Fault(flip_at=chance.randrange(190)),
         DAMAGED | {"", "REPOSITORY_VERSION_UNSUPPORTED"},
@@ -88,10 +102,13 @@ TROUBLES: dict[str, Trouble] = {
     "flip-in-listing": Trouble(
         lambda chance: Fault(flip_at=chance.randrange(600)), MISLED, MISLED, few=1, part="list-type=2"
     ),
-    "500": Trouble(lambda _: refusal(500, "InternalError")),
+    # So many that s5cmd's own retries do not suffice.
+    "500": Trouble(lambda _: refusal(500, "InternalError"), few_chunks=20),
     "503": Trouble(lambda _: refusal(503, "SlowDown", retry_after="1")),
     "429": Trouble(lambda _: refusal(429, "TooManyRequests")),
     "403": Trouble(lambda _: refusal(403, "InvalidAccessKeyId"), lasting=DENIED, passing=DENIED),
+    "403-without-text": Trouble(lambda _: Fault(answer=answer(403)), lasting=DENIED, passing=DENIED),
+    "403-for-chunks": Trouble(lambda _: refusal(403, "ExpiredToken"), lasting=DENIED, passing=DENIED, part=CHUNKS),
     "404": Trouble(
         lambda _: refusal(404, "NoSuchKey"),
         lasting=LOST,
@@ -110,16 +127,20 @@ class Breaking:
     Args:
         trouble: what happens.
         chance: draws the moment and the faults.
-        most: to how many requests of each class it happens.
-        first: how many requests of each class pass at first, at most; none if the trouble has a part of its own.
+        is_lasting: whether it happens to all, or to a few.
+        first: how many requests of each class pass at first, at most, unless the trouble says which these are.
     """
 
-    def __init__(self, trouble: Trouble, chance: random.Random, most: int, first: int) -> None:
+    def __init__(self, trouble: Trouble, chance: random.Random, is_lasting: bool, first: int) -> None:
         self._trouble = trouble
         self._chance = chance
-        self._most = most
-        first = 0 if trouble.part else first
-        self._pass = {True: chance.randrange(first + 1), False: chance.randrange(first + 1)}
+        few = {True: trouble.few_chunks or trouble.few, False: trouble.few}
+        self._most = dict.fromkeys(few, sys.maxsize) if is_lasting else few
+        self._pass = dict.fromkeys((True, False), trouble.skip)
+        if not trouble.part:
+            self._pass = {True: chance.randrange(first + 1), False: chance.randrange(first + 1)}
+            if is_lasting and chance.random() < 0.5:
+                self._pass[False] = sys.maxsize  # or else an operation would seldom come to its chunks
         self.broken = {True: 0, False: 0}
 
     def __call__(self, seen: Seen) -> Fault | None:
@@ -129,7 +150,7 @@ class Breaking:
         # What s5cmd asks before it fetches a chunk makes no difference to it.
         is_chunk = CHUNKS in seen.path and seen.method != "HEAD"
         self._pass[is_chunk] -= 1
-        if self._pass[is_chunk] >= 0 or self.broken[is_chunk] >= self._most:
+        if self._pass[is_chunk] >= 0 or self.broken[is_chunk] >= self._most[is_chunk]:
             return None
         self.broken[is_chunk] += 1
         return self._trouble.fault(self._chance)
