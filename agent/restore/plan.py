@@ -241,6 +241,9 @@ class _Planner:
             self._close_pack()
             self._pack_chunk = entry.chunk
             self._pack_first = Location(number, position)
+        if entry.data_size > self._chunks[entry.chunk].raw_size:
+            # Before the room for it is looked for.
+            raise DataLossError(f"the manifest is damaged: {entry.path!r} is larger than its pack")
         self._pack_count += 1
         self._is_pack_needed |= has_content
         if has_content and entry.hard_link_group:
