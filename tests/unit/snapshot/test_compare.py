@@ -222,6 +222,14 @@ def test_a_change_just_before_the_parent_began_counts_as_one_after(tmp_path: Pat
         assert not Touched(tmp_path / "file", age).is_untouched()
 
 
+@pytest.mark.parametrize("ahead", [86_400 * 10**9, -86_400 * 10**9])
+def test_times_of_files_are_compared_with_the_machine_s_clock(tmp_path: Path, ahead: int) -> None:
+    for age, is_untouched in ((RACY_NS + 1, True), (RACY_NS, False)):
+        touched = Touched(tmp_path / "file", age + ahead)
+        touched.summary = msgspec.structs.replace(touched.summary, clock_ahead_ns=ahead)
+        assert touched.is_untouched() == is_untouched
+
+
 @pytest.mark.parametrize("field", ["size", "mtime_ns", "ctime_ns", "inode", "device"])
 def test_every_fact_tells_a_change(tmp_path: Path, field: str) -> None:
     touched = Touched(tmp_path / "file", 10**10)
