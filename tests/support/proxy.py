@@ -176,7 +176,7 @@ class Proxy:
     async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         method, path, _ = head.decode("latin-1").split(" ", 2)
-        seen = Seen(method, path, _headers(head))
+        seen = Seen(method, path, headers_of(head))
         fault = self.faults.popleft() if self.faults else self.script(seen) or self.default
         self.seen.append(seen)
         length = int(seen.headers.get("content-length", "0"))
@@ -216,24 +216,28 @@ class Proxy:
         try:
             store_writer.write(head)
             if length:
-                async for piece in _pieces(reader, length):
+                async for piece in pieces_of(reader, length):
                     await self._let(fault, seen, piece, store_writer, writer)
             if fault.is_mute:
-                await _until_closed(writer)
+                await until_closed(writer)
             answer_head = await store_reader.readuntil(b"\r\n\r\n")
             if fault.head_bytes >= 0:
                 writer.write(answer_head[: fault.head_bytes])
                 await writer.drain()
                 _reset(writer)
                 raise _ClosedError
-            headers = _headers(answer_head)
+            headers = headers_of(answer_head)
             size = 0 if seen.method == "HEAD" else int(headers.get("content-length", "0"))
             if fault.more_length:
                 changed = f"content-length: {size + fault.more_length}".encode()
                 answer_head = re.sub(rb"(?i)content-length: *\d+", changed, answer_head)
             writer.write(answer_head)
             is_chunked = headers.get("transfer-encoding") == "chunked" and seen.method != "HEAD"
-            body = _chunked(store_reader) if is_chunked else _pieces(store_reader, min(size, size + fault.more_length))
+            body = (
+                chunks_of_body(store_reader)
+                if is_chunked
+                else pieces_of(store_reader, min(size, size + fault.more_length))
+            )
             async for piece in body:
                 if length:
                     writer.write(piece)
@@ -267,18 +271,20 @@ class Proxy:
         if room >= len(piece):
             return
         if fault.stall_after >= 0:
-            await _until_closed(client)
+            await until_closed(client)
         if fault.reset_after >= 0:
             _reset(client)
         raise _ClosedError
 
 
-def _headers(head: bytes) -> dict[str, str]:
+def headers_of(head: bytes) -> dict[str, str]:
+    """Returns the headers of a message, by their names in lower case."""
     lines = head.decode("latin-1").split("\r\n")[1:]
     return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-async def _pieces(reader: asyncio.StreamReader, length: int) -> AsyncIterator[bytes]:
+async def pieces_of(reader: asyncio.StreamReader, length: int) -> AsyncIterator[bytes]:
+    """Yields a body of so many bytes."""
     while length:
         piece = await reader.read(min(_PIECE, length))
         if not piece:
@@ -287,7 +293,7 @@ async def _pieces(reader: asyncio.StreamReader, length: int) -> AsyncIterator[by
         yield piece
 
 
-async def _chunked(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+async def chunks_of_body(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
     """Yields a body that comes in chunks, coded as it is."""
     size = 1
     while size:
@@ -296,7 +302,7 @@ async def _chunked(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         yield line + await reader.readexactly(size + 2)
 
 
-async def _until_closed(writer: asyncio.StreamWriter) -> None:
+async def until_closed(writer: asyncio.StreamWriter) -> None:
     """Waits until the client gives up. What it still sends is not read, as on a link that is dead."""
     raw = writer.get_extra_info("socket")
     while raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED:

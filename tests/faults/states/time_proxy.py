@@ -19,7 +19,7 @@ import msgspec
 from agent.config.model import StorageConfig
 from agent.storage.sigv4 import Keys, signed_query
 from tests.support.processes import wait_until
-from tests.support.proxy import Fault, Proxy, Seen, _chunked, _headers, _pieces, _until_closed
+from tests.support.proxy import Fault, Proxy, Seen, chunks_of_body, headers_of, pieces_of, until_closed
 
 _HTTP_TIME = "%a, %d %b %Y %H:%M:%S GMT"
 _HEADER = re.compile(rb"(?im)^(last-modified: *)([^\r\n]+)")
@@ -136,14 +136,14 @@ class TimeProxy(Proxy):
         moment = self._next_moment(seen)
         if moment is Moment.NEVER_SENT:
             self.reached.set()
-            await _until_closed(writer)
+            await until_closed(writer)
         if moment is Moment.LATE:
             await self._deliver_later(seen, head, body)
-            await _until_closed(writer)
+            await until_closed(writer)
         answer = await self._answer(seen, head, body)
         if moment is Moment.ANSWER_LOST:
             self.reached.set()
-            await _until_closed(writer)
+            await until_closed(writer)
         writer.write(answer)
         await writer.drain()
 
@@ -174,7 +174,7 @@ class TimeProxy(Proxy):
             if seen.method != "GET":
                 self.note_write()
         answer_head = _HEADER.sub(lambda found: found[1] + self._http_time(found[2]), answer_head)
-        if "xml" in _headers(answer_head).get("content-type", ""):
+        if "xml" in headers_of(answer_head).get("content-type", ""):
             # As long as before, so no length changes.
             content = _LISTED.sub(lambda found: found[1] + self._listed_time(found[2]), content)
         return answer_head + content
@@ -184,10 +184,10 @@ class TimeProxy(Proxy):
         try:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
-            headers = _headers(head)
+            headers = headers_of(head)
             is_chunked = headers.get("transfer-encoding") == "chunked"
             size = int(headers.get("content-length", "0"))
-            pieces = _chunked(reader) if is_chunked and has_body else _pieces(reader, size if has_body else 0)
+            pieces = chunks_of_body(reader) if is_chunked and has_body else pieces_of(reader, size if has_body else 0)
             return head, b"".join([piece async for piece in pieces])
         finally:
             writer.close()
