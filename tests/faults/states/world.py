@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -180,6 +180,11 @@ class World:
             for item in page.get("Contents", ()):
                 found[item["Key"].removeprefix(self._prefix)] = item["ETag"]
         return found
+
+    def modified(self, wanted: Container[str]) -> dict[str, int]:
+        """Returns when some objects got their bytes, by this machine's clock, by key."""
+        store = self.repository.store
+        return {found.key: found.modified_s - self.proxy.shift for found in store.list("") if found.key in wanted}
 
     def read(self, key: str) -> bytes:
         """Returns the bytes of an object."""
