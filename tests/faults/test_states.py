@@ -25,7 +25,7 @@ from agent.repository.manifest_layout import MAGIC, TRAILER_SIZE
 from agent.restore.request import IfNotEmpty
 from agent.snapshot.parent import RACY_NS
 from controller_client.demo.compare import fingerprint
-from tests.faults.states.changes import Change, Tree
+from tests.faults.states.changes import QUIET, Change, Tree
 from tests.faults.states.history import History, Pending
 from tests.faults.states.model import Damaged, Harm, check_bytes, harmed, hides_changes, id_of, restored
 from tests.faults.states.time_proxy import Moment, Place
@@ -97,15 +97,21 @@ class Machine(RuleBasedStateMachine):
             self._history.save(number, full=full)
 
     @precondition(lambda self: self._waits)
-    @rule(number=st.integers(0, WORKSPACES - 1), changes=CHANGES)
-    def rest_save_change_save(self, number: int, changes: Sequence[tuple[Change, int, int]]) -> None:
+    @rule(
+        number=st.integers(0, WORKSPACES - 1),
+        quiet=st.tuples(st.sampled_from(QUIET), NUMBERS, NUMBERS),
+        changes=CHANGES,
+    )
+    def rest_save_change_save(
+        self, number: int, quiet: tuple[Change, int, int], changes: Sequence[tuple[Change, int, int]]
+    ) -> None:
         """Only what is older than a few seconds counts as unchanged without being read."""
         self._waits -= 1
         left = self._changed_s + RACY_NS / 1e9 + 0.1 - time.time()
         if left > 0:
             time.sleep(left)  # what is waited for is the age of files
         self._history.save(number, full=False)
-        self.change(number, changes)
+        self.change(number, [quiet, *changes])
         self._history.save(number, full=False)
 
     @precondition(lambda self: self._model.snapshots)

@@ -34,7 +34,7 @@ class Change(enum.Enum):
     ATTRIBUTE = "extended attribute"
 
 
-QUIET = frozenset({Change.REWRITE_QUIETLY, Change.REPLACE_QUIETLY})
+QUIET = (Change.REWRITE_QUIETLY, Change.REPLACE_QUIETLY)
 """Changes that size and time do not tell."""
 
 
