@@ -243,6 +243,7 @@ def test_files_that_cannot_be_read(machine: Machine, scene: Scene) -> None:
     scene.recovers(Kind.SNAPSHOT)
 
 
+@one_engine
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS], ids=os.strerror)
 def test_a_target_that_cannot_be_written(machine: Machine, scene: Scene, number: int) -> None:
     scene.prepare(Kind.RESTORE)
