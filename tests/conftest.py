@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.proxy import Proxy
 from tests.support.seaweed import SeaweedServer
 
 
@@ -22,6 +23,14 @@ def seaweed() -> Iterator[SeaweedServer]:
     finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
+    """A way to the store that breaks what a test wants."""
+    made = Proxy(seaweed.address)
+    yield made
+    made.close()
 
 
 @pytest.fixture(autouse=True)

@@ -134,10 +134,7 @@ class ManifestReader:
         last: bytes | None = None
         for number in range(first_section, len(self._entries)):
             for entry in self.section(number):
-                place = order(entry.path)
-                if last is not None and place <= last:
-                    raise DataLossError(f"the manifest is damaged: {entry.path!r} is out of order")
-                last = place
+                last = validate.check_order(entry, last)
                 yield entry
 
     def run_of_entries(self, first: Location, count: int) -> Iterator[Entry]:

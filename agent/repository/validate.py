@@ -94,6 +94,18 @@ def check_run(entries: list[Entry], chunks: list[Chunk]) -> None:
         check_entry(entry, chunks)
 
 
+def check_order(entry: Entry | Outline, place: bytes | None) -> bytes:
+    """Checks that an entry stands behind a place in archive order, if there is one; returns its own, for the next one.
+
+    Raises:
+        DataLossError: it does not.
+    """
+    own = order(entry.path)
+    if place is not None and own <= place:
+        raise _bad(entry, "is out of order")
+    return own
+
+
 class ArchiveCheck:
     """Checks the entries of a whole manifest against each other, one after another in archive order."""
 
@@ -110,10 +122,7 @@ class ArchiveCheck:
             DataLossError: it is out of order, stands in something that is no directory, is a link to what does not
                 stand before it, or its chunk does.
         """
-        place = order(entry.path)
-        if self._last is not None and place <= self._last:
-            raise _bad(entry, "is out of order")
-        self._last = place
+        self._last = check_order(entry, self._last)
         self._check_folder(entry)
         self._next_chunk = _check_place(entry, self._next_chunk)
         if entry.type is EntryType.HARD_LINK:

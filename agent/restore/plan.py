@@ -19,9 +19,6 @@ from agent.repository.validate import ArchiveCheck
 from agent.restore.selection import Selection
 
 _T = TypeVar("_T")
-_IN_PACKS = frozenset(
-    {EntryType.FILE, EntryType.SYMLINK, EntryType.FIFO, EntryType.CHARACTER_DEVICE, EntryType.BLOCK_DEVICE}
-)
 
 _WITHOUT_CONTENT = frozenset({EntryType.DIRECTORY, EntryType.HARD_LINK})
 
@@ -159,7 +156,7 @@ def make_plan(manifest: ManifestReader, selection: Selection) -> RestorePlan:
 def entries_of(manifest: ManifestReader, selection: Selection, job: PackJob) -> list[Entry]:
     """Returns the chosen entries that are written from a pack, without the job's extra ones."""
     run = manifest.run_of_entries(job.first, job.count)
-    return [entry for entry in run if entry.type in _IN_PACKS and selection.covers(entry.path)]
+    return [entry for entry in run if entry.type not in _WITHOUT_CONTENT and selection.covers(entry.path)]
 
 
 class _Planner:
@@ -261,7 +258,7 @@ class _Planner:
         """Lets the first chosen name of a group have the content, where the group's first name is not chosen."""
         for link in self._links.values():
             original = self._manifest.find(link.link_target)
-            if original is None or original.type in (EntryType.DIRECTORY, EntryType.HARD_LINK):
+            if original is None or original.type in _WITHOUT_CONTENT:
                 raise DataLossError(f"the manifest is damaged: {link.path!r} is a link to {link.link_target!r}")
             entry = msgspec.structs.replace(original, path=link.path)
             self._content += entry.data_size

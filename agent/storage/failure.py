@@ -83,6 +83,14 @@ class Failure(msgspec.Struct, frozen=True):
     code: str = ""
 
 
+def broken(error: Exception) -> Failure:
+    """Returns the failure of a connection that broke, or that the store left silent for too long."""
+    if isinstance(error, TimeoutError):
+        return Failure(FailureKind.UNAVAILABLE, "the store stopped answering")
+    reason = error.strerror if isinstance(error, OSError) else None
+    return Failure(FailureKind.UNAVAILABLE, reason or str(error) or type(error).__name__)
+
+
 def kind_of(code: str, status: int = 0) -> FailureKind | None:
     """Returns the class of an S3 error code or, if the code is unknown, of an HTTP status; ``None`` if both are."""
     return _CODES.get(code) or _STATUSES.get(status)

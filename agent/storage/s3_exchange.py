@@ -8,8 +8,7 @@ from typing import TypeVar
 
 from agent.config.model import StorageConfig
 from agent.config.provider import ResolvedStorage
-from agent.errors import GpusnapError
-from agent.storage.failure import Failure, FailureKind
+from agent.storage.failure import broken
 from agent.storage.http_head import BrokenAnswerError, Head
 from agent.storage.retry import ANSWER_SECONDS, SHORTEST_SECONDS, RetryPolicy
 from agent.storage.stream_connection import Connection, StaleConnectionError
@@ -80,13 +79,9 @@ class Exchange:
             return self._exchange(connection, request, take, body, also)
         except RefusedError as error:
             raise self.requests.error(error.failure, key) from error
-        except TimeoutError as error:
-            connection.close()
-            raise self._unavailable("the store stopped answering", key) from error
         except (OSError, BrokenAnswerError, StaleConnectionError) as error:
             connection.close()
-            text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-            raise self._unavailable(text, key) from error
+            raise self.requests.error(broken(error), key) from error
         except BaseException:
             connection.close()  # in the middle of an answer
             raise
@@ -113,6 +108,3 @@ class Exchange:
                 self._idle.append(connection)
                 return
         connection.close()
-
-    def _unavailable(self, text: str, key: str) -> GpusnapError:
-        return self.requests.error(Failure(FailureKind.UNAVAILABLE, text), key)

@@ -10,7 +10,7 @@ from collections import deque
 from typing import Protocol
 
 from agent.errors import GpusnapError
-from agent.storage.failure import Failure, FailureKind
+from agent.storage.failure import Failure, FailureKind, broken
 from agent.storage.http_head import BrokenAnswerError
 from agent.storage.retry import Endurance
 from agent.storage.staging import cancelled
@@ -157,11 +157,8 @@ class Pool:
                 job.attempt(connection)  # over a new connection, which cannot be stale
         except RefusedError as error:
             self._failed(job, connection, error.failure, error.wish)
-        except TimeoutError:
-            self._failed(job, connection, Failure(FailureKind.UNAVAILABLE, "the store stopped answering"))
         except (OSError, BrokenAnswerError) as error:
-            text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-            self._failed(job, connection, Failure(FailureKind.UNAVAILABLE, text))
+            self._failed(job, connection, broken(error))
         except GpusnapError as error:
             self._finish(job, error)
         except Exception as error:  # a defect: without this, whoever waits for the job would wait for ever

@@ -186,14 +186,6 @@ def test_both_take_part_and_the_faster_stays(
     check_stored(store, data, "stored")
 
 
-@pytest.fixture
-def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
-    host, _, port = seaweed.endpoint.removeprefix("http://").partition(":")
-    made = Proxy((host, int(port)))
-    yield made
-    made.close()
-
-
 @pytest.mark.usefixtures("_small_trials")
 def test_the_loser_ends_while_the_winner_works_on(make_engine: MakeEngine, data: list[bytes]) -> None:
     engine = make_engine(DOWN)

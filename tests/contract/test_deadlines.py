@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -19,18 +17,6 @@ from agent.storage.directory_deadline import REMOVED_PREFIX, UPLOAD_PREFIX
 from agent.storage.open import open_store
 from agent.storage.store import Deadline
 from tests.support.proxy import Fault, Proxy, answer
-from tests.support.seaweed import SeaweedServer
-
-
-@pytest.fixture
-def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
-    """A proxy in front of the store."""
-    store = urlsplit(seaweed.endpoint)
-    assert store.hostname is not None
-    assert store.port is not None
-    made = Proxy((store.hostname, store.port))
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("late", ["PUT", "DELETE"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -107,8 +106,7 @@ def test_a_head_without_facts(proxy: Proxy, store: Store) -> None:
 @pytest.fixture
 def real(seaweed: SeaweedServer, bucket: str) -> Iterator[tuple[Proxy, Store]]:
     """A real store behind a proxy."""
-    server = urlsplit(seaweed.endpoint)
-    proxy = Proxy((str(server.hostname), int(server.port or 0)))
+    proxy = Proxy(seaweed.address)
     config = seaweed.storage_config(bucket)
     store = open_store(StorageConfig(Provider.CUSTOM, bucket, "", proxy.endpoint, credentials=config.credentials), 5.0)
     yield proxy, store

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -18,20 +17,8 @@ from agent.storage.open import open_store
 from agent.storage.store import Store
 from tests.support.processes import wait_until
 from tests.support.proxy import Fault, Proxy, answer
-from tests.support.seaweed import SeaweedServer
 
 DATA = random.Random(1).randbytes(3 << 20)
-
-
-@pytest.fixture
-def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
-    """A proxy in front of the store."""
-    store = urlsplit(seaweed.endpoint)
-    assert store.hostname is not None
-    assert store.port is not None
-    made = Proxy((store.hostname, store.port))
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -57,13 +57,6 @@ def s3_storage(seaweed: SeaweedServer, contract_bucket: str, data: bytes) -> Sto
 
 
 @pytest.fixture
-def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
-    made = Proxy(address(seaweed))
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def make_engine(s3_storage: StorageConfig, proxy: Proxy) -> Iterator[MakeEngine]:
     """Makes engines that reach the store through the proxy; by default with one connection."""
     made: list[TransferEngine] = []
@@ -78,11 +71,6 @@ def make_engine(s3_storage: StorageConfig, proxy: Proxy) -> Iterator[MakeEngine]
     yield make
     for engine in made:
         engine.abort()
-
-
-def address(seaweed: SeaweedServer) -> tuple[str, int]:
-    host, port = seaweed.endpoint.removeprefix("http://").split(":")
-    return host, int(port)
 
 
 def through(proxy: Proxy, storage: StorageConfig) -> StorageConfig:
@@ -360,7 +348,7 @@ def test_https_is_verified_and_resumed(
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate[1], certificate[0])
-    proxy = Proxy(address(seaweed), context)
+    proxy = Proxy(seaweed.address, context)
     transfer = TransferConfig(engine=EngineChoice.STREAM, connections=64, retry_seconds=1.0)
     engine = open_engine(through(proxy, s3_storage), transfer, "")
     with pytest.raises(StorageUnavailableError, match="certificate"):

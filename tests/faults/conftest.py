@@ -40,8 +40,7 @@ def chance(seed: str) -> random.Random:
 @pytest.fixture(scope="module")
 def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
     """The way to the store."""
-    host, port = seaweed.endpoint.removeprefix("http://").split(":")
-    made = Proxy((host, int(port)))
+    made = Proxy(seaweed.address)
     yield made
     made.close()
 
@@ -51,6 +50,7 @@ def module_bucket(seaweed: SeaweedServer) -> Iterator[str]:
     """A bucket for all tests of a module."""
     name = seaweed.make_bucket()
     yield name
+    seaweed.start()
     seaweed.remove_bucket(name)
 
 

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -127,9 +126,6 @@ def wait_for_grace(place: Place) -> None:
 @pytest.fixture(scope="module")
 def prepared(seaweed: SeaweedServer) -> Iterator[list[Place]]:
     """Repositories whose garbage is due; the first has a snapshot in the making that is stopped before its commit."""
-    url = urlsplit(seaweed.endpoint)
-    assert url.hostname is not None
-    assert url.port is not None
     folder = Path(tempfile.mkdtemp(prefix="gpusnap-prune-", dir=memory_folder()))
     bucket = seaweed.make_bucket()
     made: list[Place] = []
@@ -137,7 +133,7 @@ def prepared(seaweed: SeaweedServer) -> Iterator[list[Place]]:
         for number in range(PLACES):
             (folder / str(number)).mkdir()
             storage = seaweed.storage_config(bucket, f"place-{number}")
-            made.append(Place(folder / str(number), storage, (url.hostname, url.port), number + 1))
+            made.append(Place(folder / str(number), storage, seaweed.address, number + 1))
             _leave_garbage(made[number], is_deleted=number == 0)
         _stop_before_commit(made[0])
         wait_for_grace(made[-1])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
@@ -24,22 +23,11 @@ Keys = Callable[[], set[str]]
 
 
 @pytest.fixture
-def link(seaweed: SeaweedServer) -> Iterator[Proxy]:
-    """The way to the store."""
-    store = urlsplit(seaweed.endpoint)
-    assert store.hostname is not None
-    assert store.port is not None
-    made = Proxy((store.hostname, store.port))
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def agent(stopped_daemon: Daemon, seaweed: SeaweedServer, bucket: str, link: Proxy) -> Daemon:
+def agent(stopped_daemon: Daemon, seaweed: SeaweedServer, bucket: str, proxy: Proxy) -> Daemon:
     """An agent with a bucket as its storage, and a folder as a further one."""
     stopped_daemon.environ |= {
         "STORAGE_PROVIDER": "custom",
-        "STORAGE_ENDPOINT": link.endpoint,
+        "STORAGE_ENDPOINT": proxy.endpoint,
         "STORAGE_BUCKET": bucket,
         "STORAGE_PREFIX": "here",
         "STORAGE_ACCESS_KEY_ID": seaweed.access_key,
@@ -131,9 +119,9 @@ def test_one_store_that_fails_does_not_hold_up_the_others(agent: Daemon) -> None
     assert [line.split()[2] for line in ended.stdout.splitlines()] == ["ENGINE", "s5cmd", "stream"]
 
 
-def test_a_cancelled_one_leaves_nothing(agent: Daemon, link: Proxy, keys: Keys) -> None:
+def test_a_cancelled_one_leaves_nothing(agent: Daemon, proxy: Proxy, keys: Keys) -> None:
     agent.start()
-    link.default = SLOW
+    proxy.default = SLOW
     with connected(agent.address) as stub:
         request = pb.BenchmarkRequest(bytes=16 << 20, object_bytes=1 << 20, rounds=1)
         responses = stub.Benchmark(request, timeout=SECONDS)
@@ -146,21 +134,21 @@ def test_a_cancelled_one_leaves_nothing(agent: Daemon, link: Proxy, keys: Keys) 
 
 
 def test_what_a_killed_one_left_is_removed_by_the_next(
-    agent: Daemon, link: Proxy, keys: Keys, seaweed: SeaweedServer, bucket: str
+    agent: Daemon, proxy: Proxy, keys: Keys, seaweed: SeaweedServer, bucket: str
 ) -> None:
     agent.start()
-    link.default = SLOW
+    proxy.default = SLOW
     # Credentials of a request are not kept, so this benchmark is not continued after the restart.
     credentials = pb.Credentials(access_key_id=seaweed.access_key, secret_access_key=seaweed.secret_key)
     storage = pb.Storage(
-        provider=pb.PROVIDER_CUSTOM, bucket=bucket, prefix="here", endpoint=link.endpoint, credentials=credentials
+        provider=pb.PROVIDER_CUSTOM, bucket=bucket, prefix="here", endpoint=proxy.endpoint, credentials=credentials
     )
     with connected(agent.address) as stub:
         request = pb.BenchmarkRequest(bytes=16 << 20, object_bytes=1 << 20, rounds=1, storage=storage)
         name = next(stub.Benchmark(request, timeout=SECONDS)).event.operation
         wait_until(keys, "something is stored")
     agent.stop(9)
-    link.default = Fault()
+    proxy.default = Fault()
     stranger = "here/benchmark/benchmark-of-another-agent/1-stream-00000"
     seaweed.client().put_object(Bucket=bucket, Key=stranger, Body=b"x")
     agent.start()

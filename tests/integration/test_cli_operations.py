@@ -8,7 +8,6 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -21,10 +20,7 @@ from tests.support.seaweed import REGION, SeaweedServer
 @pytest.fixture
 def gate(seaweed: SeaweedServer) -> Iterator[Gate]:
     """The way to the store, still shut."""
-    store = urlsplit(seaweed.endpoint)
-    assert store.hostname is not None
-    assert store.port is not None
-    gate = Gate(store.hostname, store.port)
+    gate = Gate(*seaweed.address)
     yield gate
     gate.close()
 

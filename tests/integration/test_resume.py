@@ -9,7 +9,6 @@ import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -33,22 +32,11 @@ SLOW = Fault(piece_seconds=0.02)
 
 
 @pytest.fixture
-def link(seaweed: SeaweedServer) -> Iterator[Proxy]:
-    """The way to the store, which is slow while a test waits for the middle of an operation."""
-    store = urlsplit(seaweed.endpoint)
-    assert store.hostname is not None
-    assert store.port is not None
-    link = Proxy((store.hostname, store.port))
-    yield link
-    link.close()
-
-
-@pytest.fixture
-def agent(stopped_daemon: Daemon, seaweed: SeaweedServer, bucket: str, link: Proxy) -> Daemon:
+def agent(stopped_daemon: Daemon, seaweed: SeaweedServer, bucket: str, proxy: Proxy) -> Daemon:
     """An agent that moves one chunk after the other, so that most are still to come when the first is done."""
     stopped_daemon.environ |= {
         "STORAGE_PROVIDER": "custom",
-        "STORAGE_ENDPOINT": link.endpoint,
+        "STORAGE_ENDPOINT": proxy.endpoint,
         "STORAGE_BUCKET": bucket,
         "STORAGE_ACCESS_KEY_ID": seaweed.access_key,
         "STORAGE_SECRET_ACCESS_KEY": seaweed.secret_key,
@@ -89,9 +77,9 @@ def until_chunk(responses: Iterator[pb.SnapshotResponse] | Iterator[pb.RestoreRe
     raise AssertionError(f"it ended before: {events[-1]}")
 
 
-def begun(agent: Daemon, link: Proxy, request: pb.SnapshotRequest | pb.RestoreRequest) -> list[pb.Event]:
+def begun(agent: Daemon, proxy: Proxy, request: pb.SnapshotRequest | pb.RestoreRequest) -> list[pb.Event]:
     """Starts an operation and returns its events up to the first large chunk."""
-    link.default = SLOW
+    proxy.default = SLOW
     with connected(agent.address) as stub:
         if isinstance(request, pb.SnapshotRequest):
             return until_chunk(iter(stub.Snapshot(request, timeout=SECONDS)))
@@ -137,9 +125,9 @@ def is_operation(process: int) -> bool:
     return False
 
 
-def restart(agent: Daemon, link: Proxy, number: int = signal.SIGKILL) -> None:
+def restart(agent: Daemon, proxy: Proxy, number: int = signal.SIGKILL) -> None:
     agent.stop(number)
-    link.default = Fault()
+    proxy.default = Fault()
     agent.start()
 
 
@@ -149,12 +137,12 @@ def is_brought_back(agent: Daemon, models: Path, target: Path) -> None:
     assert not any(map(is_running, descendants(agent.pid)))
 
 
-def test_the_agent_is_killed(agent: Daemon, link: Proxy, models: Path) -> None:
+def test_the_agent_is_killed(agent: Daemon, proxy: Proxy, models: Path) -> None:
     target = agent.workspace_root / "target"
     request: pb.SnapshotRequest | pb.RestoreRequest
     for request in (saving(models), bringing(target)):
-        before = begun(agent, link, request)
-        restart(agent, link)
+        before = begun(agent, proxy, request)
+        restart(agent, proxy)
         after = to_its_end(agent, before)
         assert states(after) == ["RUNNING", "SUCCEEDED"]
         assert warnings(after) == ["OPERATION_CONTINUED"]
@@ -166,13 +154,13 @@ def test_the_agent_is_killed(agent: Daemon, link: Proxy, models: Path) -> None:
     is_brought_back(agent, models, target)
 
 
-def test_the_operation_s_process_is_killed(agent: Daemon, link: Proxy, models: Path) -> None:
+def test_the_operation_s_process_is_killed(agent: Daemon, proxy: Proxy, models: Path) -> None:
     target = agent.workspace_root / "target"
     request: pb.SnapshotRequest | pb.RestoreRequest
     for request in (saving(models), bringing(target)):
-        before = begun(agent, link, request)
+        before = begun(agent, proxy, request)
         os.kill(operation_process(agent), signal.SIGKILL)
-        link.default = Fault()
+        proxy.default = Fault()
         after = to_its_end(agent, before)
         assert states(after) == ["SUCCEEDED"]
         assert warnings(after) == ["OPERATION_RETRIED"]
@@ -180,9 +168,9 @@ def test_the_operation_s_process_is_killed(agent: Daemon, link: Proxy, models: P
     is_brought_back(agent, models, target)
 
 
-def test_a_graceful_stop_leaves_operations_to_the_next_agent(agent: Daemon, link: Proxy, models: Path) -> None:
+def test_a_graceful_stop_leaves_operations_to_the_next_agent(agent: Daemon, proxy: Proxy, models: Path) -> None:
     target = agent.workspace_root / "target"
-    link.default = SLOW
+    proxy.default = SLOW
     with connected(agent.address) as stub:
         stream = stub.Snapshot(saving(models), timeout=SECONDS)
         before = until_chunk(iter(stream))
@@ -194,22 +182,22 @@ def test_a_graceful_stop_leaves_operations_to_the_next_agent(agent: Daemon, link
     assert states(before) == ["PENDING", "RUNNING"]
     assert not list(agent.staging_dir.iterdir())
     agent.start()
-    link.default = Fault()
+    proxy.default = Fault()
     assert states(to_its_end(agent, before)) == ["RUNNING", "SUCCEEDED"]
-    before = begun(agent, link, bringing(target))
-    restart(agent, link, signal.SIGTERM)
+    before = begun(agent, proxy, bringing(target))
+    restart(agent, proxy, signal.SIGTERM)
     assert states(to_its_end(agent, before)) == ["RUNNING", "SUCCEEDED"]
     is_brought_back(agent, models, target)
 
 
-def test_a_continued_restore_brings_the_snapshot_that_it_began_with(agent: Daemon, link: Proxy, models: Path) -> None:
+def test_a_continued_restore_brings_the_snapshot_that_it_began_with(agent: Daemon, proxy: Proxy, models: Path) -> None:
     target = agent.workspace_root / "target"
     with connected(agent.address) as stub:
         first = snapshot(stub, saving(models))[-1].completed.result.snapshot_id
-        before = begun(agent, link, bringing(target))
+        before = begun(agent, proxy, bringing(target))
         worker = operation_process(agent)
         os.kill(worker, signal.SIGSTOP)
-        link.default = Fault()
+        proxy.default = Fault()
         other = agent.workspace_root / "other"
         other.mkdir()
         assert states(snapshot(stub, pb.SnapshotRequest(workspace=str(other))))[-1] == "SUCCEEDED"
@@ -249,16 +237,16 @@ def endless(agent: Daemon, silent_store: pb.Storage) -> Iterator[list[pb.Event]]
         yield [next(stream).event, next(stream).event]
 
 
-def test_an_agent_that_dies_of_it_again_and_again_gives_up(agent: Daemon, link: Proxy, endless: list[pb.Event]) -> None:
+def test_an_agent_that_dies_of_it_again_gives_up(agent: Daemon, proxy: Proxy, endless: list[pb.Event]) -> None:
     before = endless
     for _ in range(CONTINUATIONS):
-        restart(agent, link)
+        restart(agent, proxy)
         with connected(agent.address) as stub:
             request = pb.WatchOperationRequest(name=before[0].operation, after_sequence=before[-1].sequence)
             stream = stub.WatchOperation(request, timeout=SECONDS)
             before += [next(stream).event, next(stream).event]
     assert warnings(before) == ["OPERATION_CONTINUED"] * CONTINUATIONS
-    restart(agent, link)
+    restart(agent, proxy)
     [last] = to_its_end(agent, before)
     assert (last.completed.state, last.completed.error.reason) == (pb.OPERATION_STATE_FAILED, "WORKER_CRASHED")
     assert "continuations" in last.completed.error.message
@@ -279,15 +267,15 @@ def test_what_was_being_cancelled_is_not_continued(agent: Daemon, endless: list[
     assert last.completed.state == pb.OPERATION_STATE_CANCELLED
 
 
-def test_an_agent_that_is_not_to_continue(agent: Daemon, link: Proxy, endless: list[pb.Event]) -> None:
+def test_an_agent_that_is_not_to_continue(agent: Daemon, proxy: Proxy, endless: list[pb.Event]) -> None:
     agent.environ["GPUSNAP_AGENT__RESUME_ON_START"] = "false"
-    restart(agent, link)
+    restart(agent, proxy)
     [last] = to_its_end(agent, endless)
     assert (last.completed.state, last.completed.error.reason) == (pb.OPERATION_STATE_FAILED, "WORKER_CRASHED")
     assert last.completed.error.hint == "repeat the request"
 
 
-def test_kills_at_random_moments(agent: Daemon, link: Proxy, models: Path) -> None:
+def test_kills_at_random_moments(agent: Daemon, proxy: Proxy, models: Path) -> None:
     seed = int(os.environ.get("GPUSNAP_TEST_SEED", random.randrange(1 << 32)))
     print(f"GPUSNAP_TEST_SEED={seed}")
     chance = random.Random(seed)
@@ -296,13 +284,13 @@ def test_kills_at_random_moments(agent: Daemon, link: Proxy, models: Path) -> No
     for request in (saving(models), bringing(target)):
         victims = ["agent", "operation", "s5cmd"]
         chance.shuffle(victims)
-        link.default = SLOW
+        proxy.default = SLOW
         events: list[pb.Event] = []
         for victim in victims:
             with connected(agent.address) as stub:
                 events += some_events(stub, request, events, chance.randrange(2, 9))
             kill(victim, agent)
-        link.default = Fault()
+        proxy.default = Fault()
         events += to_its_end(agent, events)
         assert states(events)[-1] == "SUCCEEDED", events[-1]
     is_brought_back(agent, models, target)

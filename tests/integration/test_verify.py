@@ -8,7 +8,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import pytest
@@ -193,17 +192,6 @@ def test_it_can_be_cancelled(saved: Saved, full: bool) -> None:
 
 
 # On a real S3 server.
-
-
-@pytest.fixture
-def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
-    """A proxy in front of the store."""
-    store = urlsplit(seaweed.endpoint)
-    assert store.hostname is not None
-    assert store.port is not None
-    made = Proxy((store.hostname, store.port))
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -68,6 +68,12 @@ class SeaweedServer(Seaweed):
             credentials=Credentials(self.access_key, self.secret_key),
         )
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Its host and port."""
+        host, _, port = self.endpoint.removeprefix("http://").partition(":")
+        return host, int(port)
+
     def _probe(self) -> None:
         """Works once every part of the server has found the others again, which takes a moment after a start."""
         if self._probed:

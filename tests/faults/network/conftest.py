@@ -26,24 +26,6 @@ HASTY_SECONDS = 1.0
 """How long one tries whose operations shall fail."""
 
 
-@pytest.fixture(scope="session")
-def proxy(seaweed: SeaweedServer) -> Iterator[Proxy]:
-    """The way to the store."""
-    host, port = seaweed.endpoint.removeprefix("http://").split(":")
-    made = Proxy((host, int(port)))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="session")
-def fault_bucket(seaweed: SeaweedServer) -> Iterator[str]:
-    """A bucket for all these tests."""
-    name = seaweed.make_bucket()
-    yield name
-    seaweed.start()
-    seaweed.remove_bucket(name)
-
-
 @pytest.fixture(scope="module", params=["s5cmd", "stream"])
 def engine(request: pytest.FixtureRequest) -> str:
     """Each engine in turn."""
@@ -93,9 +75,9 @@ def hasty(agents: Agents) -> Daemon:
 
 
 @pytest.fixture(scope="module")
-def saved(seaweed: SeaweedServer, proxy: Proxy, fault_bucket: str, patient: Daemon) -> pb.Storage:
+def saved(seaweed: SeaweedServer, proxy: Proxy, module_bucket: str, patient: Daemon) -> pb.Storage:
     """A repository with a snapshot of the usual workspace, for restores."""
-    storage = storage_message(seaweed, proxy, fault_bucket, f"saved-{uuid.uuid4().hex}")
+    storage = storage_message(seaweed, proxy, module_bucket, f"saved-{uuid.uuid4().hex}")
     scene = Scene(patient, storage, "saved")
     scene.prepare(Kind.RESTORE)
     scene.close()
@@ -107,14 +89,14 @@ MakeScene = Callable[..., Scene]
 
 @pytest.fixture
 def make_scene(
-    proxy: Proxy, seaweed: SeaweedServer, fault_bucket: str, patient: Daemon, saved: pb.Storage
+    proxy: Proxy, seaweed: SeaweedServer, module_bucket: str, patient: Daemon, saved: pb.Storage
 ) -> Iterator[MakeScene]:
     """Makes a scene whose store is reached through the proxy: with an empty repository for a snapshot."""
     made: list[Scene] = []
 
     def make(kind: Kind, nodes: Sequence[Node] = TREE) -> Scene:
         name = uuid.uuid4().hex
-        own = storage_message(seaweed, proxy, fault_bucket, name)
+        own = storage_message(seaweed, proxy, module_bucket, name)
         made.append(Scene(patient, own if kind is Kind.SNAPSHOT else saved, name, nodes))
         return made[-1]
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -54,11 +53,8 @@ class World:
 
     def __init__(self, folder: Path, server: SeaweedServer, bucket: str) -> None:
         self.folder = folder
-        url = urlsplit(server.endpoint)
-        assert url.hostname is not None
-        assert url.port is not None
         direct = server.storage_config(bucket, f"world-{secrets.token_hex(4)}")
-        self.proxy = TimeProxy((url.hostname, url.port), direct)
+        self.proxy = TimeProxy(server.address, direct)
         self.storage = msgspec.structs.replace(direct, endpoint=self.proxy.endpoint)
         self.transfer = TransferConfig(workers=1, connections=4, retry_seconds=30.0)
         self.events: list[PipelineEvent] = []
