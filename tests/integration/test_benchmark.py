@@ -149,6 +149,7 @@ def test_what_a_killed_one_left_is_removed_by_the_next(
         wait_until(keys, "something is stored")
     agent.stop(9)
     proxy.default = Fault()
+    wait_until(lambda: not proxy.open_connections, "the end of what is still on its way")
     stranger = "here/benchmark/benchmark-of-another-agent/1-stream-00000"
     seaweed.client().put_object(Bucket=bucket, Key=stranger, Body=b"x")
     agent.start()
