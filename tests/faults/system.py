@@ -23,6 +23,9 @@ from tests.support.seaweed import REGION, SeaweedServer
 
 ENGINES = ("s5cmd", "stream")
 
+FEWEST_REQUESTS = 10
+"""Every operation of a scene sends at least this many: the shortest, a restore by ``stream``, sends eleven."""
+
 
 @contextlib.contextmanager
 def running_agent(seaweed: SeaweedServer, engine: str, **environ: str) -> Iterator[Daemon]:

@@ -13,7 +13,7 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from tests.faults.invariants import Kind, Outcome, Scene
-from tests.faults.system import ENGINES, Moment, place, stopped_agent
+from tests.faults.system import ENGINES, FEWEST_REQUESTS, Moment, place, stopped_agent
 from tests.support.clocks import FalseClock
 from tests.support.daemon import Daemon
 from tests.support.proxy import Fault, Proxy, answer
@@ -100,7 +100,7 @@ def test_a_jump_in_the_middle(
     machine: Machine, scene: Scene, proxy: Proxy, kind: Kind, jump: int, chance: random.Random
 ) -> None:
     scene.prepare(kind)
-    proxy.script = Moment(chance.randrange(12), lambda: machine.clock.set(jump))
+    proxy.script = Moment(chance.randrange(FEWEST_REQUESTS), lambda: machine.clock.set(jump))
     outcome = scene.run(kind)
     proxy.script = lambda seen: None
     assert outcome.succeeded, outcome.end

@@ -16,7 +16,7 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from tests.faults.invariants import Kind, Outcome, Request, Scene
-from tests.faults.system import ENGINES, Moment, place, stopped_agent
+from tests.faults.system import ENGINES, FEWEST_REQUESTS, Moment, place, stopped_agent
 from tests.support.daemon import Daemon
 from tests.support.disks import Disk, IoErrors
 from tests.support.proxy import Fault, Proxy
@@ -138,7 +138,7 @@ def test_a_state_folder_that_gets_full(
     machine: Machine, scene: Scene, proxy: Proxy, kind: Kind, chance: random.Random
 ) -> None:
     scene.prepare(kind)
-    proxy.script = Moment(chance.randrange(12), machine.state.fill)
+    proxy.script = Moment(chance.randrange(FEWEST_REQUESTS), machine.state.fill)
     request = scene.request(kind)
     request.request_id = scene.root.name
     outcome = repeated(scene, request)
@@ -274,7 +274,7 @@ def test_a_journal_that_cannot_be_used(
     def breaks() -> None:
         machine.errors.set(actions, machine.state.folder, number=number)
 
-    proxy.script = Moment(chance.randrange(12), breaks)
+    proxy.script = Moment(chance.randrange(FEWEST_REQUESTS), breaks)
     request = scene.request(Kind.SNAPSHOT)
     request.request_id = scene.root.name
     outcome = repeated(scene, request)
@@ -298,7 +298,7 @@ def test_a_cancel_that_the_journal_cannot_take(
 ) -> None:
     proxy.held.clear()
     proxy.released.clear()
-    number, first = itertools.count(), chance.randrange(12)
+    number, first = itertools.count(), chance.randrange(FEWEST_REQUESTS)
     proxy.script = lambda seen: Fault(is_held=True) if next(number) >= first else None
     with connected(machine.daemon.address) as stub:
         events = scene.begin(stub, scene.request(Kind.SNAPSHOT))

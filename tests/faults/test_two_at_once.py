@@ -13,7 +13,7 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from tests.faults.invariants import Kind, Scene
-from tests.faults.system import ENGINES, Victim, place, running_agent, sent
+from tests.faults.system import ENGINES, FEWEST_REQUESTS, Victim, place, running_agent, sent
 from tests.support.daemon import Daemon
 from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import SECONDS, connected, error_info
@@ -51,7 +51,7 @@ def test_one_agent(agent: Daemon, scene: Scene, proxy: Proxy, kind: Kind, chance
     proxy.held.clear()
     proxy.released.clear()
     number = iter(range(1000))
-    first_held = chance.randrange(12)
+    first_held = chance.randrange(FEWEST_REQUESTS)
     proxy.script = lambda seen: Fault(is_held=True) if next(number) >= first_held else None
     with connected(agent.address) as stub:
         events = scene.begin(stub, scene.request(kind))
