@@ -36,27 +36,41 @@ LONGEST_WISH = 30.0
 _T = TypeVar("_T")
 
 
+def _no_wish(_: StorageUnavailableError) -> float:
+    return 0.0
+
+
 class RetryPolicy(msgspec.Struct, frozen=True):
     """Tries go on for ``seconds`` after the first failure."""
 
     seconds: float
 
-    def delay(self, attempts: int) -> float:
-        """Returns the seconds to wait after so many failed attempts."""
-        longest = min(FIRST_DELAY * 2.0 ** min(attempts - 1, 16), LONGEST_DELAY)
-        return min(longest, self.seconds) * random.uniform(0.5, 1.0)  # noqa: S311
+    def delay(self, attempts: int, wish: float = 0.0) -> float:
+        """Returns the seconds to wait after so many failed attempts.
 
-    def call(self, action: Callable[[], _T]) -> _T:
-        """Runs ``action`` until it does not raise StorageUnavailableError, or the time is up."""
+        Args:
+            attempts: how many failed.
+            wish: seconds that the store asks to wait; those who were asked at once do not come back at once.
+        """
+        longest = min(FIRST_DELAY * 2.0 ** min(attempts - 1, 16), LONGEST_DELAY)
+        return min(wish, LONGEST_WISH) + min(longest, self.seconds) * random.uniform(0.5, 1.0)  # noqa: S311
+
+    def call(self, action: Callable[[], _T], wish: Callable[[StorageUnavailableError], float] = _no_wish) -> _T:
+        """Runs ``action`` until it does not raise StorageUnavailableError, or the time is up.
+
+        Args:
+            action: what to do.
+            wish: tells from an error how many seconds the store asks to wait.
+        """
         deadline: float | None = None
         attempts = 0
         while True:
             try:
                 return action()
-            except StorageUnavailableError:
+            except StorageUnavailableError as error:
                 attempts += 1
                 deadline = deadline or time.monotonic() + self.seconds
-                delay = self.delay(attempts)
+                delay = self.delay(attempts, wish(error))
                 if time.monotonic() + delay >= deadline:
                     raise
                 time.sleep(delay)
@@ -103,8 +117,7 @@ class Endurance:
             self._moved = moved
         self._failures += 1
         is_interruption = has_progress and self._failures == 1
-        delay = 0.0 if is_interruption else self._policy.delay(self._failures)
-        delay = max(delay, min(wish, LONGEST_WISH))
+        delay = 0.0 if is_interruption and not wish else self._policy.delay(self._failures, wish)
         end = now + delay - self._policy.seconds
         if end <= self._failing_since:
             return delay

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from agent.config.model import StorageConfig
 from agent.config.provider import ResolvedStorage
+from agent.errors import StorageUnavailableError
 from agent.storage.failure import broken
 from agent.storage.http_head import BrokenAnswerError, Head
 from agent.storage.retry import ANSWER_SECONDS, SHORTEST_SECONDS, RetryPolicy
@@ -61,7 +62,7 @@ class Exchange:
         Raises:
             GpusnapError: the store refused it, or did not answer for longer than the retries last.
         """
-        return self._policy.call(lambda: self._attempt(key, request, take, body, also))
+        return self._policy.call(lambda: self._attempt(key, request, take, body, also), _wish)
 
     def close(self) -> None:
         """Closes the kept connections."""
@@ -108,3 +109,9 @@ class Exchange:
                 self._idle.append(connection)
                 return
         connection.close()
+
+
+def _wish(error: StorageUnavailableError) -> float:
+    """Returns how many seconds the store asked to wait."""
+    refused = error.__cause__
+    return refused.wish if isinstance(refused, RefusedError) else 0.0

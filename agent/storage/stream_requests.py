@@ -17,9 +17,10 @@ from agent.config.model import StorageConfig
 from agent.config.provider import ResolvedStorage
 from agent.errors import ConfigError, GpusnapError
 from agent.storage.failure import Failure, FailureKind, kind_of, to_error
-from agent.storage.http_head import Head
+from agent.storage.http_head import BrokenAnswerError, Head
 from agent.storage.keys import check_key, clean_prefix, join
 from agent.storage.s3_clock import SigningClock
+from agent.storage.s3_listing import http_time
 from agent.storage.session import KeySource, NoKeysError
 from agent.storage.sigv4 import NO_PAYLOAD, UNSIGNED, Keys, signed_headers, signed_query
 from agent.storage.store import Deadline
@@ -215,8 +216,18 @@ def refusal(head: Head, text: str) -> RefusedError:
         message += f" (the bucket's region is {region})"
     kind = kind_of(code, head.status) or FailureKind.UNAVAILABLE
     shown = f"{code or head.status}: {message}"
+    return RefusedError(Failure(kind, " ".join(shown.split()), code), _wish(head))
+
+
+def _wish(head: Head) -> float:
+    """Returns the seconds of a Retry-After, or up to its date by the store's own clock."""
     wish = head.headers.get("retry-after", "")
-    return RefusedError(Failure(kind, " ".join(shown.split()), code), float(wish) if wish.isdecimal() else 0.0)
+    if wish.isdecimal():
+        return float(wish)
+    try:
+        return max(http_time(wish) - http_time(head.headers.get("date", "")), 0) / 1e9
+    except BrokenAnswerError:
+        return 0.0
 
 
 def _no_credentials(text: str) -> RefusedError:

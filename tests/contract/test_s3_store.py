@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from agent.errors import ObjectNotFoundError, StorageAccessDeniedError, StorageU
 from agent.storage.open import open_store
 from agent.storage.store import Store
 from tests.support.processes import wait_until
-from tests.support.proxy import Fault, Proxy, answer
+from tests.support.proxy import Fault, Proxy, Seen, answer
 
 DATA = random.Random(1).randbytes(3 << 20)
 
@@ -146,6 +147,40 @@ def test_a_store_that_never_answers_well_is_given_up(store: Store, proxy: Proxy)
         store.read("object")
     with pytest.raises(StorageUnavailableError, match="503"):
         store.check()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda store: store.read("object"),
+        lambda store: list(store.list("")),
+        lambda store: store.head("object"),
+        lambda store: store.write("other", b"data"),
+        lambda store: store.copy("object", "other"),
+        lambda store: store.delete("object"),
+    ],
+    ids=["read", "list", "head", "write", "copy", "delete"],
+)
+@pytest.mark.parametrize("status", [503, 429])
+def test_a_store_that_says_when_is_asked_again_then(
+    store: Store, proxy: Proxy, ask: Callable[[Store], object], status: int
+) -> None:
+    begun: list[float] = []
+
+    def busy(_: Seen) -> Fault | None:
+        begun.append(time.monotonic())
+        return Fault(answer=answer(status, retry_after="1")) if begun[-1] - begun[0] < 1.0 else None
+
+    proxy.script = busy
+    ask(store)
+    assert len(proxy.seen) == 2
+
+
+def test_a_store_that_says_in_an_hour_is_unavailable_now(store: Store, proxy: Proxy) -> None:
+    proxy.default = Fault(answer=answer(503, "<Error><Code>SlowDown</Code></Error>", retry_after="3600"))
+    with pytest.raises(StorageUnavailableError, match="SlowDown"):
+        store.read("object")
+    assert len(proxy.seen) == 1
 
 
 def test_connections_are_kept_and_bounded(store: Store, proxy: Proxy) -> None:

@@ -20,10 +20,10 @@ from agent.storage.retry import (
 )
 
 
-@given(st.floats(0.0, 1e6), st.integers(1, 10**6))
-def test_delays_stay_within_bounds(seconds: float, attempts: int) -> None:
-    delay = RetryPolicy(seconds).delay(attempts)
-    assert 0.0 <= delay <= min(LONGEST_DELAY, seconds)
+@given(st.floats(0.0, 1e6), st.integers(1, 10**6), st.floats(0.0, 1e9))
+def test_delays_stay_within_bounds(seconds: float, attempts: int, wish: float) -> None:
+    delay = RetryPolicy(seconds).delay(attempts, wish)
+    assert 0.0 <= delay - min(wish, LONGEST_WISH) <= min(LONGEST_DELAY, seconds) + 1e-6
 
 
 def test_an_action_is_tried_until_it_succeeds() -> None:
@@ -108,7 +108,22 @@ def test_while_others_get_through_it_is_tried_more_often() -> None:
 def test_a_wish_to_wait_is_obeyed_within_bounds(wish: float, waited: float) -> None:
     endurance = Endurance(RetryPolicy(60.0))
     endurance.begin(0.0)
-    assert endurance.failed(1.0, 0, 0.0, 0.0, wish) == waited
+    delay = endurance.failed(1.0, 0, 0.0, 0.0, wish)
+    assert delay is not None
+    assert waited < delay <= waited + FIRST_DELAY
+
+
+def test_a_wish_beyond_the_time_that_is_left_ends_an_action() -> None:
+    attempts = 0
+
+    def action() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise StorageUnavailableError("in an hour")
+
+    with pytest.raises(StorageUnavailableError, match="in an hour"):
+        RetryPolicy(LONGEST_WISH).call(action, lambda _: 3600.0)
+    assert attempts == 1
 
 
 def test_no_connection_is_given_up_at_once() -> None:

@@ -172,13 +172,30 @@ def test_a_bundle_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         Requests(STORAGES[0], resolve(STORAGES[0]))
 
 
+DAY = "Wed, 21 Oct 2026"
+
+
 @pytest.mark.parametrize(
     ("head", "text", "kind", "wish", "said"),
     [
         ("403 Forbidden", "", FailureKind.ACCESS_DENIED, 0.0, "403: Forbidden"),
         ("404 Not Found", "<Code>NoSuchBucket</Code>", FailureKind.BUCKET_NOT_FOUND, 0.0, "NoSuchBucket: Not Found"),
         ("503 x\r\nRetry-After: 7", "", FailureKind.UNAVAILABLE, 7.0, "503: x"),
-        ("503 x\r\nRetry-After: Wed, 21 Oct 2026 07:28:00 GMT", "", FailureKind.UNAVAILABLE, 0.0, "503: x"),
+        (f"503 x\r\nRetry-After: {DAY} 07:28:05 GMT", "", FailureKind.UNAVAILABLE, 0.0, "503: x"),
+        (
+            f"503 x\r\nRetry-After: {DAY} 07:28:05 GMT\r\nDate: {DAY} 07:28:00 GMT",
+            "",
+            FailureKind.UNAVAILABLE,
+            5.0,
+            "503: x",
+        ),
+        (
+            f"503 x\r\nRetry-After: {DAY} 07:28:00 GMT\r\nDate: {DAY} 07:28:05 GMT",
+            "",
+            FailureKind.UNAVAILABLE,
+            0.0,
+            "503: x",
+        ),
         ("429", "<html>", FailureKind.UNAVAILABLE, 0.0, "429: no message"),
         ("418 Teapot", "", FailureKind.UNAVAILABLE, 0.0, "418: Teapot"),
         ("307 T", "", FailureKind.BUCKET_NOT_FOUND, 0.0, "307: T"),
