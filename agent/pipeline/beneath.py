@@ -15,7 +15,7 @@ _CLOSED = -1
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 MAX_OPEN = 64
-"""Directories of one path that stay open: paths may be deeper than a process may have descriptors."""
+"""Directories of one path that stay open, the deepest: paths may be deeper than a process may have descriptors."""
 
 
 class Beneath:
@@ -54,19 +54,16 @@ class Beneath:
     def directory(self, path: bytes) -> int:
         """Returns the descriptor of the directory ``path``; empty for the root. Valid until the next call."""
         names = path.split(b"/") if path else []
-        common = 0
-        while common < min(len(names), len(self._names)) and names[common] == self._names[common]:
-            common += 1
-        self._cut(common)
+        self._cut(_common(names, self._names))
         while self._fds and self._fds[-1] == _CLOSED:
             self._cut(len(self._fds) - 1)
         for name in names[len(self._fds) :]:
             parent = self._fds[-1] if self._fds else self._root_fd
             self._fds.append(self._open(parent, name))
             self._names.append(name)
-            if len(self._fds) > MAX_OPEN:
-                os.close(self._fds[-2])
-                self._fds[-2] = _CLOSED
+            if len(self._fds) > MAX_OPEN and self._fds[-1 - MAX_OPEN] != _CLOSED:
+                os.close(self._fds[-1 - MAX_OPEN])
+                self._fds[-1 - MAX_OPEN] = _CLOSED
         return self._fds[-1] if self._fds else self._root_fd
 
     def forget(self) -> None:
@@ -91,6 +88,14 @@ class Beneath:
             self._names.pop()
             if fd != _CLOSED:
                 os.close(fd)
+
+
+def _common(names: list[bytes], others: list[bytes]) -> int:
+    """Returns how many names two paths begin with alike."""
+    shorter = min(len(names), len(others))
+    if names[:shorter] == others[:shorter]:  # the usual case, and quick however deep
+        return shorter
+    return next(place for place in range(shorter) if names[place] != others[place])
 
 
 def remove(parent_fd: int, name: bytes) -> None:

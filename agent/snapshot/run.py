@@ -153,7 +153,7 @@ class _Snapshot:
         before = known.parent(self._host, request.workspace)
         compared = "" if request.full else before
         parent = open_parent(self._repository, compared, manifest_path + ".parent", self._warnings)
-        scanner = Scanner(request.workspace, chosen, request.scan, request.one_file_system, self._warnings, parent)
+        scanner = Scanner(root_fd, chosen, request.scan, request.one_file_system, self._warnings, parent)
         scan = ScanAhead(scanner, parent, self._crew, self._meter, self._emit)
         found = FoundChunks(store, begun.now_s, lease.condemned, self._crew) if begun.has_others else None
         if found is not None:

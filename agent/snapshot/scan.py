@@ -1,32 +1,39 @@
-"""Walks a workspace and yields its entries in archive order. Reads no content, except the tag of a cache."""
+"""Walks a workspace and yields its entries in archive order. Reads no content, except the tag of a cache.
+
+Everything is looked at from the descriptor of the directory that holds it, and no link is followed: whoever swaps
+folders for links meanwhile gets nothing from outside into a snapshot.
+"""
 
 from __future__ import annotations
 
 import errno
-import operator
 import os
 import stat
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from agent.config.model import ScanConfig
-from agent.errors import GpusnapError, LocalPermissionError, PathNotFoundError
+from agent.pipeline.beneath import Beneath
+from agent.pipeline.local_errors import local_errors
 from agent.pipeline.warnings import Warnings
 from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.manifest_walk import SavedEntry
 from agent.repository.model import Entry, EntryType
 from agent.snapshot.filters import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE, Filter
 from agent.snapshot.parent import Parent, is_same
+from agent.snapshot.source import open_regular
 from agent.snapshot.sparse import extents_of, may_be_sparse
 
 MAX_XATTR_BYTES = 1 << 20
 """Extended attributes of one entry beyond this are left out with a warning: a pack must have room for them."""
 
+MAX_PATH_BYTES = 4095
+"""What has a longer path is left out with a warning: the kernel takes none, so hardly any tool could restore it."""
+
 # The label of the host's own policy, set anew by the host that restores.
 _SKIPPED_XATTRS = frozenset({"security.selinux"})
-
-_NAME = operator.attrgetter("name")
 
 _SPECIAL = {
     stat.S_IFIFO: EntryType.FIFO,
@@ -39,11 +46,36 @@ Found = Entry | SavedEntry
 """What the scan finds: a new entry, or one of the parent that has not changed since."""
 
 
+class _Place(NamedTuple):
+    """Where something is: a name in an open directory."""
+
+    fd: int
+    name: bytes
+
+
+class _Level(NamedTuple):
+    """What is still to be seen of one directory.
+
+    Attributes:
+        path: the directory; empty for the workspace.
+        names: what is in it, the last first.
+        folders: which of the names are directories, if a filter will ask.
+    """
+
+    path: bytes
+    names: list[bytes]
+    folders: frozenset[bytes]
+
+    def child(self, name: bytes) -> bytes:
+        """Returns the path of what has a name in the directory."""
+        return b"%s/%s" % (self.path, name) if self.path else name
+
+
 class Scanner:
     """One walk over one workspace. Sockets are left out: they hold nothing that could be saved.
 
     Args:
-        root: the workspace.
+        root_fd: the workspace, open until the walk ends.
         chosen: what is kept.
         config: what is told apart.
         one_file_system: whether other file systems are left out.
@@ -56,14 +88,14 @@ class Scanner:
 
     def __init__(
         self,
-        root: bytes,
+        root_fd: int,
         chosen: Filter,
         config: ScanConfig,
         one_file_system: bool,
         warnings: Warnings,
         parent: Parent | None = None,
     ) -> None:
-        self._root = root
+        self._root_fd = root_fd
         self._filter = chosen
         self._leaves_out = chosen.leaves_out
         self._suffixes = tuple(suffix.encode() for suffix in config.model_suffixes)
@@ -78,78 +110,95 @@ class Scanner:
         """Yields every entry that is kept, directories before what they hold.
 
         Raises:
-            PathNotFoundError, LocalPermissionError: the workspace itself cannot be read.
+            LocalIoError, LocalPermissionError: the workspace itself cannot be read.
         """
-        try:
-            facts = os.stat(self._root)
-            children = self._children(self._root)
-        except OSError as error:
-            raise _unreadable_root(self._root, error) from error
+        with local_errors("the workspace cannot be read"):
+            facts = os.fstat(self._root_fd)
+            top = self._level(b"", self._root_fd)
+            found = self._found(b"", _Place(self._root_fd, b"."), facts)
         self._device = facts.st_dev
-        yield self._found(b"", self._root, facts)
+        yield found
+        top = top._replace(names=[name for name in top.names if not name.startswith(WORK_FOLDER_PREFIX)])
+        with Beneath(self._root_fd) as beneath:
+            yield from self._below(top, beneath)
+
+    def _below(self, top: _Level, beneath: Beneath) -> Iterator[Found]:
         # A stack and not recursion: trees may be deeper than Python's frames. With include patterns a directory is
         # held back until something below it is kept.
-        stack = [(b"", [child for child in children if not child.name.startswith(WORK_FOLDER_PREFIX)])]
+        stack = [top]
         held: list[Found | None] = [None]
         selects = self._filter.selects
+        fd = self._root_fd
         while stack:
-            prefix, rest = stack[-1]
-            if not rest:
+            level = stack[-1]
+            if not level.names:
                 stack.pop()
                 held.pop()
+                fd = self._back(stack[-1], beneath) if stack else self._root_fd
                 continue
-            found = rest.pop()
-            entry = self._examine(prefix + found.name, found)
-            if entry is None:
+            name = level.names.pop()
+            path = level.child(name)
+            seen = self._examine(path, _Place(fd, name), level.folders)
+            if seen is None:
                 continue
+            entry, facts = seen
             is_directory = entry.type is EntryType.DIRECTORY
-            is_held = selects and is_directory and not self._filter.includes(entry.path, is_directory)
+            is_held = selects and is_directory and not self._filter.includes(path, is_directory)
             if not is_held:
                 if selects:
                     yield from filter(None, held)
                     held = [None] * len(held)
                 yield entry
-            if is_directory:
-                stack.append((entry.path + b"/", self._below(entry, found)))
-                held.append(entry if is_held else None)
+            if is_directory and not (self._one_file_system and facts.st_dev != self._device):
+                try:
+                    fd = beneath.directory(path)
+                    stack.append(self._level(path, fd))
+                except OSError as error:
+                    self._unreadable(path, error)
+                    fd = self._back(level, beneath)
+                else:
+                    held.append(entry if is_held else None)
 
-    def _below(self, entry: Found, found: os.DirEntry[bytes]) -> list[os.DirEntry[bytes]]:
-        if self._one_file_system and found.stat(follow_symlinks=False).st_dev != self._device:
-            return []
+    def _back(self, level: _Level, beneath: Beneath) -> int:
+        """Returns the descriptor of a directory that the walk comes back to; warns of its rest if it is gone."""
         try:
-            return self._children(found.path)
+            return beneath.directory(level.path)
         except OSError as error:
-            self._unreadable(entry.path, error)
-            return []
+            while level.names:
+                name = level.names.pop()
+                if self._is_kept(level.child(name), name in level.folders):
+                    self._unreadable(level.child(name), error)
+            return self._root_fd
 
-    def _children(self, path: bytes) -> list[os.DirEntry[bytes]]:
-        """Returns what is in a directory, the last first: each is dropped once it was seen, with all that is cached."""
-        with os.scandir(path) as found:
-            children = sorted(found, key=_NAME, reverse=True)
-        if self._filter.skips_tagged_caches:
-            tag = [child for child in children if child.name == CACHE_TAG_NAME]
-            if tag and _has_signature(path + b"/" + CACHE_TAG_NAME):
-                return tag
-        return children
+    def _level(self, path: bytes, fd: int) -> _Level:
+        with os.scandir(fd) as found:
+            children = list(found)
+        names = sorted((os.fsencode(child.name) for child in children), reverse=True)
+        if self._filter.skips_tagged_caches and CACHE_TAG_NAME in names and _has_signature(fd):
+            names = [CACHE_TAG_NAME]
+        folders = (os.fsencode(child.name) for child in children if self._leaves_out and _is_directory(child))
+        return _Level(path, names, frozenset(folders))
 
-    def _examine(self, path: bytes, found: os.DirEntry[bytes]) -> Found | None:
+    def _examine(self, path: bytes, place: _Place, folders: frozenset[bytes]) -> tuple[Found, os.stat_result] | None:
         try:
             # Asked before hard links are told: the first name of a group must be one that is kept.
-            if self._leaves_out and not self._is_kept(path, found.is_dir(follow_symlinks=False)):
+            if self._leaves_out and not self._is_kept(path, place.name in folders):
                 return None
-            facts = found.stat(follow_symlinks=False)
-            return None if stat.S_ISSOCK(facts.st_mode) else self._found(path, found.path, facts)
+            if len(path) > MAX_PATH_BYTES:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            facts = os.stat(place.name, dir_fd=place.fd, follow_symlinks=False)
+            return None if stat.S_ISSOCK(facts.st_mode) else (self._found(path, place, facts), facts)
         except OSError as error:
             self._unreadable(path, error)
             return None
 
-    def _found(self, path: bytes, full: bytes, facts: os.stat_result) -> Found:
+    def _found(self, path: bytes, place: _Place, facts: os.stat_result) -> Found:
         saved = self._parent.find(path) if self._parent is not None else None
         if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
-            return self._one_of_several_names(path, full, facts, saved)
+            return self._one_of_several_names(path, place, facts, saved)
         if saved is not None and self._is_untouched(saved, facts, group=0):
             return saved
-        entry = self._only_name(path, full, facts)
+        entry = self._only_name(path, place, facts)
         return saved if saved is not None and is_same(saved, entry) else entry
 
     def _is_untouched(self, saved: SavedEntry, facts: os.stat_result, group: int) -> bool:
@@ -167,23 +216,25 @@ class Scanner:
             is_directory or self._filter.includes(path, is_directory)
         )
 
-    def _only_name(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
+    def _only_name(self, path: bytes, place: _Place, facts: os.stat_result) -> Entry:
         if stat.S_ISREG(facts.st_mode):
-            return self._file(path, full, facts)
+            return self._file(path, place, facts)
         if stat.S_ISDIR(facts.st_mode):
-            return self._entry(path, full, facts, EntryType.DIRECTORY)
+            return self._entry(path, place, facts, EntryType.DIRECTORY)
         if stat.S_ISLNK(facts.st_mode):
-            entry = self._entry(path, full, facts, EntryType.SYMLINK)
-            return msgspec.structs.replace(entry, link_target=os.readlink(full))
-        entry = self._entry(path, full, facts, _SPECIAL[stat.S_IFMT(facts.st_mode)])
+            entry = self._entry(path, place, facts, EntryType.SYMLINK)
+            return msgspec.structs.replace(entry, link_target=os.readlink(place.name, dir_fd=place.fd))
+        entry = self._entry(path, place, facts, _SPECIAL[stat.S_IFMT(facts.st_mode)])
         major, minor = os.major(facts.st_rdev), os.minor(facts.st_rdev)
         return msgspec.structs.replace(entry, device_major=major, device_minor=minor)
 
-    def _one_of_several_names(self, path: bytes, full: bytes, facts: os.stat_result, saved: SavedEntry | None) -> Found:
+    def _one_of_several_names(
+        self, path: bytes, place: _Place, facts: os.stat_result, saved: SavedEntry | None
+    ) -> Found:
         key = (facts.st_dev, facts.st_ino)
         known = self._groups.pop(key, None)
         if known is None:
-            entry = self._first_name(path, full, facts, saved)
+            entry = self._first_name(path, place, facts, saved)
             self._groups[key] = (entry.hard_link_group, path, facts.st_nlink - 1)
             return entry
         group, first, left = known
@@ -206,18 +257,18 @@ class Scanner:
             device=facts.st_dev,
         )
 
-    def _first_name(self, path: bytes, full: bytes, facts: os.stat_result, saved: SavedEntry | None) -> Found:
+    def _first_name(self, path: bytes, place: _Place, facts: os.stat_result, saved: SavedEntry | None) -> Found:
         """Only a name that could be read becomes the one that others link to."""
         is_saved_so = saved is not None and saved.hard_link_group and saved.type is not EntryType.HARD_LINK
         if saved is not None and is_saved_so and self._is_untouched(saved, facts, saved.hard_link_group):
             return saved
-        entry = self._only_name(path, full, facts)
+        entry = self._only_name(path, place, facts)
         self.last_hard_link_group += 1
         return msgspec.structs.replace(entry, hard_link_group=self.last_hard_link_group)
 
-    def _file(self, path: bytes, full: bytes, facts: os.stat_result) -> Entry:
+    def _file(self, path: bytes, place: _Place, facts: os.stat_result) -> Entry:
         size = facts.st_size
-        xattrs = self._xattrs(path, full)
+        xattrs = self._xattrs(path, place)
         entry = Entry(
             path=path,
             type=EntryType.FILE,
@@ -233,10 +284,10 @@ class Scanner:
             inode=facts.st_ino,
             device=facts.st_dev if xattrs is not None else 0,
         )
-        return _with_extents(entry, full) if may_be_sparse(facts) else entry
+        return _with_extents(entry, place) if may_be_sparse(facts) else entry
 
-    def _entry(self, path: bytes, full: bytes, facts: os.stat_result, kind: EntryType) -> Entry:
-        xattrs = self._xattrs(path, full)
+    def _entry(self, path: bytes, place: _Place, facts: os.stat_result, kind: EntryType) -> Entry:
+        xattrs = self._xattrs(path, place)
         return Entry(
             path=path,
             type=kind,
@@ -250,8 +301,11 @@ class Scanner:
             device=facts.st_dev if xattrs is not None else 0,
         )
 
-    def _xattrs(self, path: bytes, full: bytes) -> tuple[tuple[bytes, bytes], ...] | None:
+    def _xattrs(self, path: bytes, place: _Place) -> tuple[tuple[bytes, bytes], ...] | None:
         """Returns the attributes, or None if they are left out: the next snapshot must look, and warn, again."""
+        # There is no call for a name in a directory, and to open it may block or act (a FIFO, a device). On the way
+        # by /proc, which is always there on Linux, nothing but the descriptor's own directory is passed.
+        full = b"/proc/self/fd/%d/%s" % place
         try:
             names = os.listxattr(full, follow_symlinks=False)
             if not names:
@@ -277,9 +331,9 @@ class Scanner:
             self._warnings.add("FILE_UNREADABLE", f"could not be read and was not saved: {error.strerror}", path)
 
 
-def _with_extents(entry: Entry, full: bytes) -> Entry:
+def _with_extents(entry: Entry, place: _Place) -> Entry:
     try:
-        fd = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(place.fd, place.name)
     except OSError:
         # Reading it later fails likewise, and says so.
         return entry
@@ -293,9 +347,9 @@ def _with_extents(entry: Entry, full: bytes) -> Entry:
     return msgspec.structs.replace(entry, sparse=True, extents=extents, data_size=data_size)
 
 
-def _has_signature(tag: bytes) -> bool:
+def _has_signature(directory_fd: int) -> bool:
     try:
-        fd = os.open(tag, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(directory_fd, CACHE_TAG_NAME)
     except OSError:
         return False
     try:
@@ -306,8 +360,9 @@ def _has_signature(tag: bytes) -> bool:
         os.close(fd)
 
 
-def _unreadable_root(root: bytes, error: OSError) -> GpusnapError:
-    shown = os.fsdecode(root)
-    if isinstance(error, PermissionError):
-        return LocalPermissionError(f"the workspace {shown} cannot be read: {error.strerror}")
-    return PathNotFoundError(f"the workspace {shown} cannot be read: {error.strerror}")
+def _is_directory(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir(follow_symlinks=False)
+    except OSError:
+        # Looking at it later fails likewise, and says so.
+        return False

@@ -25,12 +25,16 @@ def open_file(beneath: Beneath, path: bytes) -> int:
     Raises:
         OSError: it cannot be opened; FileNotFoundError also if it is no regular file any more.
     """
-    parent, name = beneath.parent(path)
+    return open_regular(*beneath.parent(path))
+
+
+def open_regular(directory_fd: int, name: bytes) -> int:
+    """Opens a regular file in an open directory for reading; raises as ``open_file``."""
     try:
-        fd = os.open(name, _OPEN_FLAGS | os.O_NOATIME, dir_fd=parent)
+        fd = os.open(name, _OPEN_FLAGS | os.O_NOATIME, dir_fd=directory_fd)
     except PermissionError:
         # O_NOATIME is only for a file's owner.
-        fd = os.open(name, _OPEN_FLAGS, dir_fd=parent)
+        fd = os.open(name, _OPEN_FLAGS, dir_fd=directory_fd)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise FileNotFoundError(errno.ENOENT, "it is no regular file any more")

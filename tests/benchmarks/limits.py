@@ -28,6 +28,7 @@ import msgspec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agent.config.model import ScanConfig
+from agent.pipeline.beneath import DIRECTORY_FLAGS
 from agent.pipeline.warnings import Warnings
 from agent.snapshot.filters import Filter
 from agent.snapshot.scan import Scanner
@@ -114,10 +115,14 @@ def _measure(daemon: Daemon, model_mib: int, files: int) -> None:
 
 
 def _scan_rate(workspace: Path) -> float:
-    scanner = Scanner(os.fsencode(workspace), Filter(), ScanConfig(), False, Warnings())
-    begun = time.monotonic()
-    count = sum(1 for _ in scanner.entries())
-    return count / (time.monotonic() - begun)
+    root_fd = os.open(workspace, DIRECTORY_FLAGS)
+    try:
+        scanner = Scanner(root_fd, Filter(), ScanConfig(), False, Warnings())
+        begun = time.monotonic()
+        count = sum(1 for _ in scanner.entries())
+        return count / (time.monotonic() - begun)
+    finally:
+        os.close(root_fd)
 
 
 def _run(daemon: Daemon, name: str, start: Callable[[], SyncOperationHandle]) -> Row:

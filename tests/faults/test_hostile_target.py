@@ -61,9 +61,12 @@ class Scene:
         self.workspace, self.target, self.outside = folder / "workspace", folder / "target", folder / "outside"
         self.secret = secrets.token_bytes(24)
         build(os.fsencode(self.workspace), nodes(0))
-        outside: list[Node] = [Directory(path, mode=0o711) for path in FOLDERS]
+        self.name = secrets.token_hex(12).encode()
+        told = ((b"user.is", self.name),)
+        outside: list[Node] = [Directory(path, mode=0o711, xattrs=told) for path in FOLDERS]
+        outside += [Symlink(path + b"/" + self.name, self.name) for path in FOLDERS]
         outside += [
-            File(path + b"/" + name, self.secret * 20, mode=0o640)
+            File(path + b"/" + name, self.secret * 20, mode=0o640, xattrs=told)
             for path in FOLDERS
             for name in (b"small0", b"small1", b"large", b"other", b"name", b"secret")
         ]
@@ -110,14 +113,18 @@ class Scene:
                 found[path] = (
                     (status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_size, status.st_mtime_ns),
                     0 if is_linked else status.st_ctime_ns,
-                    () if os.path.isdir(path) else Path(path).read_bytes(),
+                    _content(path),
                 )
         return found
 
     def look_at(self, snapshot_id: str) -> None:
-        """Checks that a snapshot has nothing that is only outside, but links to it."""
+        """Checks that a snapshot tells nothing that is only outside, but of links to it."""
+        outside = os.fsencode(self.outside) + b"/"
         for path, entry in self.pipelines.entries(snapshot_id).items():
-            assert not path.endswith(b"/secret") or entry.type is EntryType.SYMLINK, path
+            if not (entry.type is EntryType.SYMLINK and entry.link_target.startswith(outside)):
+                assert entry.mode not in (0o711, 0o640), entry
+                assert not path.endswith(b"/secret"), entry
+                assert self.name not in repr(entry).encode(), entry
 
     def judge(self, error: GpusnapError | None) -> None:
         """Counts an outcome; one that is no success must be clear."""
@@ -127,6 +134,12 @@ class Scene:
             for text in (error.message, error.hint):
                 assert text.strip()
                 assert "\n" not in text
+
+
+def _content(path: str) -> bytes:
+    if os.path.islink(path):
+        return os.fsencode(os.readlink(path))
+    return b"" if os.path.isdir(path) else Path(path).read_bytes()
 
 
 @pytest.fixture

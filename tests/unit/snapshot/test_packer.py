@@ -44,7 +44,8 @@ class Packed:
         workspace = folder / "workspace"
         build(os.fsencode(workspace), NODES)
         self.warnings = SnapshotWarnings()
-        scanner = Scanner(os.fsencode(workspace), Filter(), ScanConfig(), False, self.warnings)
+        root_fd = os.open(workspace, DIRECTORY_FLAGS)
+        scanner = Scanner(root_fd, Filter(), ScanConfig(), False, self.warnings)
         (planned,) = plan(compare(scanner.entries(), []), 16 << 20)
         assert isinstance(planned, PackPlan)
         # The pack is as full as a plan can make it: no file has more room than its own bound.
@@ -62,7 +63,6 @@ class Packed:
         allowance = Allowance(crew, 1000)
         allowance.take(len(planned.entries))
         assembly = Assembly(writer, allowance, self.warnings)
-        root_fd = os.open(workspace, DIRECTORY_FLAGS)
         with crew.work():
             builder = ChunkBuilder(root_fd, crew.check)
             packer = Packer(builder, sink, assembly, crew, meter, Occupations(), self.warnings)

@@ -8,20 +8,21 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from agent.config.model import ScanConfig
-from agent.errors import LocalPermissionError, PathNotFoundError
+from agent.errors import LocalIoError
+from agent.pipeline.beneath import DIRECTORY_FLAGS, MAX_OPEN
 from agent.pipeline.warnings import Warnings
 from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.model import Entry, EntryType, order
 from agent.repository.validate import ArchiveCheck
 from agent.snapshot.filters import CACHE_TAG_SIGNATURE, Filter
-from agent.snapshot.scan import MAX_XATTR_BYTES, Scanner
+from agent.snapshot.scan import MAX_PATH_BYTES, MAX_XATTR_BYTES, Scanner
 from tests.support.children import needs_root, run_python, with_tmpfs
 from tests.support.pipelines import memory_folder
 from tests.support.trees import Directory, Fifo, File, HardLink, Node, Seeded, Sparse, Symlink, build, trees
@@ -37,12 +38,17 @@ def scan(
     warnings: Warnings | None = None,
 ) -> list[Entry]:
     chosen = Filter(exclude, include, exclude_caches)
-    scanner = Scanner(os.fsencode(root), chosen, ScanConfig(), one_file_system, warnings or Warnings())
-    found = []
-    for entry in scanner.entries():
-        assert isinstance(entry, Entry)
-        found.append(entry)
-    return found
+    return list(scanned(root, chosen, warnings or Warnings(), one_file_system))
+
+
+def scanned(root: Path | bytes, chosen: Filter, warnings: Warnings, one_file_system: bool = False) -> Iterator[Entry]:
+    root_fd = os.open(root, DIRECTORY_FLAGS)
+    try:
+        for entry in Scanner(root_fd, chosen, ScanConfig(), one_file_system, warnings).entries():
+            assert isinstance(entry, Entry)
+            yield entry
+    finally:
+        os.close(root_fd)
 
 
 def paths(found: list[Entry]) -> list[bytes]:
@@ -107,11 +113,12 @@ def test_sockets_and_work_folders_are_left_out(tmp_path: Path) -> None:
 
 
 def test_a_workspace_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(PathNotFoundError, match="missing"):
-        scan(tmp_path / "missing")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises((PathNotFoundError, LocalPermissionError)):
-        scan(tmp_path / "file")
+    root_fd = os.open(tmp_path, os.O_PATH)
+    try:
+        with pytest.raises(LocalIoError, match="workspace"):
+            next(Scanner(root_fd, Filter(), ScanConfig(), False, Warnings()).entries())
+    finally:
+        os.close(root_fd)
 
 
 TREE: list[Node] = [
@@ -217,3 +224,83 @@ def test_a_deep_tree_is_scanned_without_recursion(tmp_path: Path) -> None:
         assert len(scan(root)) == depth + 2
     finally:
         subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
+SECRET = b"secret"
+
+
+class Swapped:
+    """A workspace with a folder, and one outside with the same paths, of which nothing may be told.
+
+    Args:
+        names: what the folder holds, each a folder with a link.
+        above: where the folder is.
+    """
+
+    def __init__(self, tmp_path: Path, names: Sequence[bytes], above: bytes = b"") -> None:
+        self.root, self.outside = tmp_path / "root", tmp_path / "outside"
+        self.folder = self.root / os.fsdecode(above) / "folder"
+        for path, says in (self.folder, b"here"), (self.outside, SECRET):
+            nodes: list[Node] = [Directory(name, xattrs=((b"user.is", says),)) for name in names]
+            nodes += [Symlink(name + b"/link", says) for name in names]
+            nodes += [Directory(name + b"/" + says) for name in names]
+            build(os.fsencode(path), nodes)
+        (tmp_path / "root/last").mkdir()
+
+    def swap(self) -> None:
+        """Puts the link there."""
+        self.folder.rename(self.outside.parent / "away")
+        self.folder.symlink_to(self.outside)
+
+    def scan(self, moment: bytes) -> tuple[list[Entry], Warnings]:
+        """Scans, and swaps once a path was found."""
+        warnings, found = Warnings(), []
+        for entry in scanned(self.root, Filter(), warnings):
+            found.append(entry)
+            if entry.path == moment:
+                self.swap()
+        assert SECRET not in repr(found).encode()
+        return found, warnings
+
+
+def test_a_folder_that_becomes_a_link_before_it_is_listed_is_a_warning(tmp_path: Path) -> None:
+    found, warnings = Swapped(tmp_path, [b"a"]).scan(b"folder")
+    assert paths(found) == [b"", b"folder", b"last"]
+    assert [warning.paths for warning in warnings.take()] == [(b"folder",)]
+
+
+def test_a_folder_that_becomes_a_link_is_seen_to_its_end(tmp_path: Path) -> None:
+    found, warnings = Swapped(tmp_path, [b"a", b"b"]).scan(b"folder/a")
+    below = [b"folder/%s%s" % (name, rest) for name in (b"a", b"b") for rest in (b"", b"/here", b"/link")]
+    assert paths(found) == [b"", b"folder", *below, b"last"]
+    assert {entry.link_target for entry in found if entry.type is EntryType.SYMLINK} == {b"here"}
+    assert [entry.xattrs for entry in found].count(((b"user.is", b"here"),)) == 2
+    assert warnings.count == 0
+
+
+def test_a_folder_that_became_a_link_is_not_found_again_from_far_below(tmp_path: Path) -> None:
+    above = b"/".join([b"d"] * MAX_OPEN)
+    deep = b"%s/folder/%s" % (above, above)
+    found, warnings = Swapped(tmp_path, [above, b"e", b"f"], above).scan(deep)
+    assert paths(found)[-3:] == [deep + b"/here", deep + b"/link", b"last"]
+    assert [warning.paths for warning in warnings.take()] == [(above + b"/folder/e", above + b"/folder/f")]
+
+
+def test_what_has_a_path_that_the_kernel_does_not_take_is_a_warning() -> None:
+    folder = Path(tempfile.mkdtemp(dir=memory_folder()))
+    fds = [os.open(folder, DIRECTORY_FLAGS)]
+    name = b"n" * 255
+    try:
+        for _ in range(MAX_PATH_BYTES // 256 + 2):
+            os.mkdir(name, dir_fd=fds[-1])
+            fds.append(os.open(name, DIRECTORY_FLAGS, dir_fd=fds[-1]))
+        warnings = Warnings()
+        found = scan(folder, warnings=warnings)
+        assert [len(entry.path) for entry in found[1:]] == list(range(255, MAX_PATH_BYTES + 1, 256))
+        (warning,) = warnings.take()
+        assert (warning.reason, warning.count) == ("FILE_UNREADABLE", 1)
+        assert len(warning.paths[0]) > MAX_PATH_BYTES
+    finally:
+        for fd in fds:
+            os.close(fd)
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
