@@ -23,9 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import grpc
 import msgspec
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agent.config.model import ScanConfig
 from agent.pipeline.beneath import DIRECTORY_FLAGS
@@ -33,12 +31,12 @@ from agent.pipeline.warnings import Warnings
 from agent.snapshot.filters import Filter
 from agent.snapshot.scan import Scanner
 from controller_client import SyncAgentClient, SyncOperationHandle
+from tests.benchmarks.health import health_watch
 from tests.support.daemon import Daemon
 from tests.support.seaweed import SeaweedServer
 
 MIB = 1 << 20
 SAMPLE_SECONDS = 0.05
-HEALTH_SECONDS = 0.01
 
 
 class Row(msgspec.Struct):
@@ -128,20 +126,15 @@ def _scan_rate(workspace: Path) -> float:
 def _run(daemon: Daemon, name: str, start: Callable[[], SyncOperationHandle]) -> Row:
     stop = threading.Event()
     memory: list[tuple[int, int]] = []
-    latencies: list[float] = []
-    watchers = [
-        threading.Thread(target=_sample_memory, args=(daemon, stop, memory)),
-        threading.Thread(target=_ask_health, args=(daemon.tcp_address, stop, latencies)),
-    ]
-    for watcher in watchers:
+    watcher = threading.Thread(target=_sample_memory, args=(daemon, stop, memory))
+    with health_watch(daemon.tcp_address) as latencies:
         watcher.start()
-    begun = time.monotonic()
-    try:
-        moved = start().result().raw_bytes
-        seconds = time.monotonic() - begun
-    finally:
-        stop.set()
-        for watcher in watchers:
+        begun = time.monotonic()
+        try:
+            moved = start().result().raw_bytes
+            seconds = time.monotonic() - begun
+        finally:
+            stop.set()
             watcher.join()
     private, staged = max(memory, key=sum)
     percentiles = statistics.quantiles(latencies, n=100)
@@ -187,15 +180,6 @@ def _size(path: Path) -> int:
     with contextlib.suppress(OSError):
         return path.stat().st_blocks * 512
     return 0
-
-
-def _ask_health(address: str, stop: threading.Event, latencies: list[float]) -> None:
-    with grpc.insecure_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        while not stop.wait(HEALTH_SECONDS):
-            begun = time.monotonic()
-            stub.Check(health_pb2.HealthCheckRequest())
-            latencies.append(time.monotonic() - begun)
 
 
 def _write_models(path: Path, mebibytes: int) -> None:

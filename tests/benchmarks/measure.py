@@ -17,12 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import grpc
 import msgspec
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.benchmarks.health import health_watch
 
 SAMPLE_SECONDS = 0.1
-HEALTH_SECONDS = 0.05
 COMMAND_SECONDS = 3600.0
 SETTLE_SECONDS = 5.0
 
@@ -108,10 +107,7 @@ class AgentWatch:
     def __init__(self, pid: int, staging: Path, address: str) -> None:
         self._pid = pid
         self._memory = MemoryWatch(pid, staging)
-        self._address = address
-        self._stop = threading.Event()
-        self._health: list[float] = []
-        self._asking = threading.Thread(target=self._ask)
+        self._asking = health_watch(address)
         self._usage: Usage | None = None
 
     @property
@@ -121,10 +117,10 @@ class AgentWatch:
         return self._usage
 
     def __enter__(self) -> AgentWatch:
+        self._health = self._asking.__enter__()
         self._helpers = len(tree(self._pid))
         self._client = tree_cpu_seconds(self._pid)
         self._memory.__enter__()
-        self._asking.start()
         self._machine, self._begun = machine_cpu_seconds(), time.monotonic()
         return self
 
@@ -132,8 +128,7 @@ class AgentWatch:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         seconds, machine = time.monotonic() - self._begun, machine_cpu_seconds() - self._machine
-        self._stop.set()
-        self._asking.join()
+        self._asking.__exit__(kind, error, traceback)
         self._memory.__exit__(kind, error, traceback)
         self._settle()
         client = tree_cpu_seconds(self._pid) - self._client
@@ -144,14 +139,6 @@ class AgentWatch:
         deadline = time.monotonic() + SETTLE_SECONDS
         while len(tree(self._pid)) > self._helpers and time.monotonic() < deadline:
             time.sleep(SAMPLE_SECONDS)
-
-    def _ask(self) -> None:
-        with grpc.insecure_channel(self._address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            while not self._stop.wait(HEALTH_SECONDS):
-                begun = time.monotonic()
-                stub.Check(health_pb2.HealthCheckRequest(), timeout=SETTLE_SECONDS)
-                self._health.append(time.monotonic() - begun)
 
 
 class MemoryWatch:
