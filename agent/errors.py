@@ -6,6 +6,7 @@ request may succeed later, and ``hint`` tells a person what to do. The message n
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -111,6 +112,14 @@ class StagingFullError(NoSpaceError):
 
     reason = "STAGING_FULL"
     default_hint = "give [agent] staging_dir a file system with more room, or lower [transfer] staging_size"
+
+
+class OutOfMemoryError(GpusnapError):
+    """The machine, or a limit for the agent, gives no more memory."""
+
+    reason = "OUT_OF_MEMORY"
+    retryable = True
+    default_hint = "give the agent more memory, or lower [transfer] workers, connections and staging_size"
 
 
 class StorageNotConfiguredError(GpusnapError):
@@ -311,10 +320,28 @@ class ErrorInfo(msgspec.Struct, frozen=True):
     damaged: tuple[DamagedChunk, ...] = ()
 
 
+_NO_THREAD = "can't start new thread"
+"""All that Python says when the system gives a new thread no memory."""
+
+
+def is_defect(error: BaseException) -> bool:
+    """Says whether an error is none that the hierarchy has a class for."""
+    return type(in_hierarchy(error)) is GpusnapError
+
+
+def in_hierarchy(error: BaseException) -> GpusnapError:
+    """Returns an error as one of the hierarchy; what has no class there is a defect."""
+    if isinstance(error, GpusnapError):
+        return error
+    has_no_thread = isinstance(error, RuntimeError) and _NO_THREAD in str(error)
+    if isinstance(error, MemoryError) or has_no_thread or getattr(error, "errno", 0) == errno.ENOMEM:
+        return OutOfMemoryError("there is not enough memory for the operation" + (f": {error}" if str(error) else ""))
+    return GpusnapError(f"{type(error).__name__}: {error}")
+
+
 def describe(error: BaseException) -> ErrorInfo:
     """Returns ``error`` as data; anything outside the hierarchy is a defect and becomes INTERNAL."""
-    if not isinstance(error, GpusnapError):
-        error = GpusnapError(f"{type(error).__name__}: {error}")
+    error = in_hierarchy(error)
     damaged = error.damaged if isinstance(error, DataLossError) else ()
     return ErrorInfo(error.reason, error.message, error.hint, error.retryable, error.metadata, damaged)
 

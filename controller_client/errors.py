@@ -132,6 +132,13 @@ class StagingFullError(NoSpaceError):
     default_reason = "STAGING_FULL"
 
 
+class OutOfMemoryError(GpusnapError):
+    """The agent's machine, or a limit for the agent, gives no more memory."""
+
+    default_reason = "OUT_OF_MEMORY"
+    default_retryable = True
+
+
 class StorageNotConfiguredError(GpusnapError):
     """The request named no storage, and the agent has none configured."""
 

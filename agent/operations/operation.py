@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from agent.errors import GpusnapError, describe
+from agent.errors import GpusnapError, describe, is_defect
 from agent.events import (
     Begun,
     Completed,
@@ -106,10 +106,9 @@ class LiveOperation:
         """Does the work to its end, or until it is interrupted; never raises an error of the operation."""
         try:
             completed = await self._work()
-        except GpusnapError as error:
-            completed = Completed(OperationState.FAILED, describe(error))
         except Exception as error:
-            _log.exception("%s: a defect of the agent", self._record.name)
+            if is_defect(error):
+                _log.exception("%s: a defect of the agent", self._record.name)
             completed = Completed(OperationState.FAILED, describe(error))
         if self._writes:
             await asyncio.wait(self._writes)

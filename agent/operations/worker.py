@@ -15,7 +15,7 @@ import traceback
 
 import msgspec
 
-from agent.errors import GpusnapError, describe
+from agent.errors import describe, is_defect
 from agent.events import Begun, Emit, Failed, OperationResult, PipelineEvent, Succeeded, WorkerMessage
 from agent.maintenance.request import PruneRequest, VerifyRequest
 from agent.operations.request import Request
@@ -71,10 +71,9 @@ def main() -> int:
 def _perform(request: Request, emit: Emit, cancel: threading.Event) -> Succeeded | Failed:
     try:
         return Succeeded(_run(request, emit, cancel))
-    except GpusnapError as error:
-        return Failed(describe(error))
     except Exception as error:
-        traceback.print_exc()
+        if is_defect(error):
+            traceback.print_exc()
         return Failed(describe(error))
 
 

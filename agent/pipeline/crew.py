@@ -45,8 +45,8 @@ class Crew:
     def start(self, name: str, work: Callable[[], None]) -> None:
         """Runs ``work`` in a thread; its error stops the crew."""
         thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads.append(thread)  # one that could not be started cannot be joined
 
     def fail(self, error: BaseException) -> None:
         """Stops the crew because of ``error``; only the first one counts."""

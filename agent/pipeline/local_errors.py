@@ -6,7 +6,7 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
-from agent.errors import GpusnapError, LocalIoError, LocalPermissionError, NoSpaceError
+from agent.errors import GpusnapError, LocalIoError, LocalPermissionError, NoSpaceError, OutOfMemoryError
 
 
 def local_error(what: str, error: OSError) -> GpusnapError:
@@ -14,6 +14,8 @@ def local_error(what: str, error: OSError) -> GpusnapError:
     message = f"{what}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpaceError(message)
+    if error.errno == errno.ENOMEM:
+        return OutOfMemoryError(message)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return LocalPermissionError(message)
     return LocalIoError(message)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from agent.errors import GpusnapError, describe
+from agent.errors import describe, is_defect
 from agent.pipeline.local_errors import local_error
 from agent.pipeline.memory import Mappings
 from agent.pipeline.warnings import Warnings
@@ -30,7 +31,9 @@ def main() -> int:
     tasks = msgspec.msgpack.Decoder(PlacedTask)
     try:
         message, (root_fd, work_fd) = connection.receive()
-        worker = _chunk_writer(msgspec.msgpack.decode(message, type=Setup), Folders(root_fd, work_fd))
+        setup, folders = msgspec.msgpack.decode(message, type=Setup), Folders(root_fd, work_fd)
+        # Made for the first task, which then says what was wrong.
+        worker = functools.cache(lambda: _chunk_writer(setup, folders))
         mappings = Mappings()
         while True:
             message, descriptors = connection.receive()
@@ -52,16 +55,17 @@ def _chunk_writer(setup: Setup, folders: Folders) -> ChunkWriter:
     return ChunkWriter(manifest, selection, writer, keeper, setup.comparing, warnings, lambda: None)
 
 
-def _answer(worker: ChunkWriter, placed: PlacedTask, mappings: Mappings, descriptors: Sequence[int]) -> Answer:
+def _answer(
+    worker: Callable[[], ChunkWriter], placed: PlacedTask, mappings: Mappings, descriptors: Sequence[int]
+) -> Answer:
     try:
         stored = mappings.view(descriptors[0], placed.offset, placed.size) if placed.size else memoryview(b"")
-        return worker.write(placed.task, stored)
-    except GpusnapError as error:
-        return Refused(describe(error))
+        return worker().write(placed.task, stored)
     except OSError as error:
         return Refused(describe(local_error("restoring a chunk failed", error)))
     except Exception as error:
-        traceback.print_exc()
+        if is_defect(error):
+            traceback.print_exc()
         return Refused(describe(error))
 
 

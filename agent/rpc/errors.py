@@ -36,6 +36,7 @@ CODES: Mapping[type[GpusnapError], grpc.StatusCode] = {
     errors.LocalIoError: _Code.INTERNAL,
     errors.NoSpaceError: _Code.RESOURCE_EXHAUSTED,
     errors.StagingFullError: _Code.RESOURCE_EXHAUSTED,
+    errors.OutOfMemoryError: _Code.RESOURCE_EXHAUSTED,
     errors.StorageNotConfiguredError: _Code.FAILED_PRECONDITION,
     errors.StorageNotPermittedError: _Code.FAILED_PRECONDITION,
     errors.StorageAccessDeniedError: _Code.PERMISSION_DENIED,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 import grpc
 from google.protobuf.message import DecodeError
 
-from agent.errors import ErrorInfo, GpusnapError, InvalidRequestError, describe
+from agent.errors import ErrorInfo, GpusnapError, InvalidRequestError, describe, is_defect
 from agent.rpc.errors import DETAILS_KEY, code_of, status_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ async def _abort(method: str, context: _Context, error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
     info: ErrorInfo
-    if isinstance(error, GpusnapError):
+    if not is_defect(error):
         info = describe(error)
         _log.info("%s: %s: %s", method, info.reason, info.message)
     else:

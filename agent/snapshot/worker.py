@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from agent.errors import GpusnapError, describe
+from agent.errors import describe, is_defect
 from agent.pipeline.worker_process import WorkerDiedError, own_connection, received
 from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.task import Answer, BuildPack, BuildSegment, Failed, Refused, Stored, Task
@@ -21,8 +23,8 @@ def main() -> int:
     tasks = msgspec.msgpack.Decoder[Task](Task)
     try:
         _, (root_fd,) = connection.receive()
-        # Nothing to check: whoever wants it to stop kills it.
-        builder = ChunkBuilder(root_fd, lambda: None)
+        # Nothing to check: whoever wants it to stop kills it. Made for the first task, which then says what was wrong.
+        builder = functools.cache(lambda: ChunkBuilder(root_fd, lambda: None))
         while True:
             message, descriptors = connection.receive()
             with received(descriptors):
@@ -32,19 +34,19 @@ def main() -> int:
         return 0
 
 
-def _answer(builder: ChunkBuilder, task: Task, descriptors: Sequence[int]) -> Answer:
+def _answer(builder: Callable[[], ChunkBuilder], task: Task, descriptors: Sequence[int]) -> Answer:
     try:
         if isinstance(task, BuildPack):
-            return builder.pack(task.plan)
+            return builder().pack(task.plan)
         if isinstance(task, BuildSegment):
-            return builder.segment(descriptors[0], task.entry, task.start, task.size)
-        return _store(builder, descriptors[0], task.offset)
-    except GpusnapError as error:
-        return Refused(describe(error))
-    except OSError as error:
-        return Failed(error.errno or 0, error.strerror or str(error))
+            return builder().segment(descriptors[0], task.entry, task.start, task.size)
+        return _store(builder(), descriptors[0], task.offset)
     except Exception as error:
-        traceback.print_exc()
+        # Without memory no file is at fault.
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            return Failed(error.errno or 0, error.strerror or str(error))
+        if is_defect(error):
+            traceback.print_exc()
         return Refused(describe(error))
 
 

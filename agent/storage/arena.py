@@ -6,7 +6,7 @@ import bisect
 import threading
 from collections import deque
 
-from agent.errors import NoSpaceError
+from agent.errors import OutOfMemoryError
 from agent.pipeline.memory import SharedMemory
 from agent.storage.engine import Place
 from agent.storage.staging import cancelled
@@ -74,7 +74,7 @@ class Arena:
 
         Raises:
             CancelledError: ``abort`` was called.
-            NoSpaceError: the machine cannot give so much memory.
+            OutOfMemoryError: the machine cannot give so much memory.
         """
         size = _rounded(size)
         ticket = object()
@@ -147,6 +147,4 @@ def _memory(size: int) -> SharedMemory:
     try:
         return SharedMemory(size)
     except (OSError, OverflowError, MemoryError) as error:
-        raise NoSpaceError(
-            f"there is no memory for {size:,} bytes", hint="lower [transfer] staging_size, or free memory"
-        ) from error
+        raise OutOfMemoryError(f"there is no memory for {size:,} bytes") from error

@@ -9,7 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.config.model import TransferConfig
-from agent.errors import EngineUnavailableError, GpusnapError, LocalIoError, LocalPermissionError, NoSpaceError
+from agent.errors import (
+    EngineUnavailableError,
+    GpusnapError,
+    LocalIoError,
+    LocalPermissionError,
+    NoSpaceError,
+    OutOfMemoryError,
+)
 from agent.events import Direction, Measurement
 from agent.storage.auto_gate import Admission, Contender, Gate
 from agent.storage.auto_objects import GatedIncoming, GatedOutgoing
@@ -23,7 +30,7 @@ from agent.storage.trial import Trial
 TRIAL_AFTER = 64 << 20
 """Bytes that are asked for before s5cmd is started as well: what is smaller is done before that has paid off."""
 
-OWN_FAILURES = (EngineUnavailableError, NoSpaceError, LocalIoError, LocalPermissionError)
+OWN_FAILURES = (EngineUnavailableError, OutOfMemoryError, NoSpaceError, LocalIoError, LocalPermissionError)
 """What goes wrong in an engine and not in the store, so that the other engine may still succeed."""
 
 _T = TypeVar("_T")

@@ -105,8 +105,8 @@ class TransferEngine(Protocol):
     """Moves chunks between this machine and a store. All methods may be called from any thread.
 
     Futures fail with ObjectNotFoundError, StorageAccessDeniedError, BucketNotFoundError, StorageUnavailableError (the
-    store failed for longer than the retries last), NoSpaceError or StagingFullError (no room in memory or in the
-    staging folder), EngineUnavailableError, or CancelledError (``abort`` was called).
+    store failed for longer than the retries last), OutOfMemoryError, NoSpaceError or StagingFullError (no room in
+    memory or in the staging folder), EngineUnavailableError, or CancelledError (``abort`` was called).
     """
 
     @property
@@ -119,7 +119,7 @@ class TransferEngine(Protocol):
 
         Raises:
             CancelledError: ``abort`` was called meanwhile.
-            NoSpaceError, StagingFullError: it cannot be held even when nothing else is there.
+            OutOfMemoryError, NoSpaceError, StagingFullError: it cannot be held even when nothing else is there.
         """
         ...
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from typing import Protocol
 
-from agent.errors import GpusnapError
+from agent.errors import GpusnapError, in_hierarchy
 from agent.storage.failure import Failure, FailureKind, broken
 from agent.storage.http_head import BrokenAnswerError
 from agent.storage.retry import Endurance
@@ -126,9 +126,9 @@ class Pool:
         connection = self._requests.connection()
         number = len(self._threads)
         thread = threading.Thread(target=self._work, args=(connection,), name=f"stream-{number}", daemon=True)
+        thread.start()
         self._connections.append(connection)
         self._threads.append(thread)
-        thread.start()
 
     def _work(self, connection: Connection) -> None:
         try:
@@ -163,7 +163,7 @@ class Pool:
             self._finish(job, error)
         except Exception as error:  # a defect: without this, whoever waits for the job would wait for ever
             connection.close()
-            self._finish(job, GpusnapError(f"{type(error).__name__}: {error}"))
+            self._finish(job, in_hierarchy(error))
         else:
             self._last_success = time.monotonic()
             self._finish(job, None)

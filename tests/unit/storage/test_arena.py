@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import CancelledError, NoSpaceError
+from agent.errors import CancelledError, OutOfMemoryError
 from agent.storage.arena import GRAIN, Arena, Room
 from tests.support.processes import wait_until
 
@@ -96,7 +96,7 @@ def test_abort_fails_who_waits_now_and_later() -> None:
 def test_more_than_there_is_is_refused_by_numbers() -> None:
     arena = Arena(MIB)
     for size in (1 << 60, 1 << 70):
-        with pytest.raises(NoSpaceError, match=f"{size:,}"):
+        with pytest.raises(OutOfMemoryError, match=f"{size:,}"):
             arena.take(size)
     arena.take(MIB).release()
 
