@@ -58,13 +58,18 @@ class Beneath:
         while self._fds and self._fds[-1] == _CLOSED:
             self._cut(len(self._fds) - 1)
         for name in names[len(self._fds) :]:
-            parent = self._fds[-1] if self._fds else self._root_fd
-            self._fds.append(self._open(parent, name))
-            self._names.append(name)
-            if len(self._fds) > MAX_OPEN and self._fds[-1 - MAX_OPEN] != _CLOSED:
-                os.close(self._fds[-1 - MAX_OPEN])
-                self._fds[-1 - MAX_OPEN] = _CLOSED
+            self.enter(name)
         return self._fds[-1] if self._fds else self._root_fd
+
+    def enter(self, name: bytes) -> int:
+        """Returns the descriptor of a directory in the one that was asked for last. Valid until the next call."""
+        fd = self._open(self._fds[-1] if self._fds else self._root_fd, name)
+        self._fds.append(fd)
+        self._names.append(name)
+        if len(self._fds) > MAX_OPEN and self._fds[-1 - MAX_OPEN] != _CLOSED:
+            os.close(self._fds[-1 - MAX_OPEN])
+            self._fds[-1 - MAX_OPEN] = _CLOSED
+        return fd
 
     def forget(self) -> None:
         """Closes what is open below the root."""

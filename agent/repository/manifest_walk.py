@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from gpusnap.v1 import manifest_pb2 as pb
 
+from agent.errors import DataLossError
 from agent.repository import messages
 from agent.repository.manifest_reader import ManifestReader
 from agent.repository.model import Entry, EntryType, order
@@ -64,12 +65,13 @@ class SavedEntry(msgspec.Struct, frozen=True, gc=False):
 class ManifestWalk:
     """One pass over a manifest, in archive order. Memory holds two sections.
 
-    Raises:
-        DataLossError: the manifest is damaged; ``find`` too.
+    Args:
+        manifest: the manifest.
+        on_damage: told of damage, behind which nothing is found.
     """
 
-    def __init__(self, manifest: ManifestReader) -> None:
-        self._rest = itertools.chain.from_iterable(_sections(manifest))
+    def __init__(self, manifest: ManifestReader, on_damage: Callable[[DataLossError], None]) -> None:
+        self._rest = itertools.chain.from_iterable(_undamaged(_sections(manifest), on_damage))
         self._head = next(self._rest, None)
 
     def find(self, path: bytes) -> SavedEntry | None:
@@ -86,6 +88,15 @@ class ManifestWalk:
                 return None
         self._head = next(self._rest, None)
         return head
+
+
+def _undamaged(
+    sections: Iterator[list[SavedEntry]], on_damage: Callable[[DataLossError], None]
+) -> Iterator[list[SavedEntry]]:
+    try:
+        yield from sections
+    except DataLossError as error:
+        on_damage(error)
 
 
 def _sections(manifest: ManifestReader) -> Iterator[list[SavedEntry]]:

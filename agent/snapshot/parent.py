@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 
 import msgspec
 
@@ -33,25 +34,13 @@ class Parent:
 
     def __init__(self, manifest: ManifestReader, warnings: Warnings) -> None:
         self.manifest = manifest
+        self._warnings = warnings
         self.chunks: list[Chunk] = manifest.chunks()
         self.last_hard_link_group = manifest.summary.last_hard_link_group
         # Times of files are those of the machine's clock.
         self._quiet_before_ns = manifest.summary.start_time_ns - manifest.summary.clock_ahead_ns - RACY_NS
-        self._warnings = warnings
-        self._walk: ManifestWalk | None = None
-        self._is_begun = False
-
-    def find(self, path: bytes) -> SavedEntry | None:
-        """Returns what the parent has under exactly this path."""
-        try:
-            if not self._is_begun:
-                self._is_begun = True
-                self._walk = ManifestWalk(self.manifest)
-            return self._walk.find(path) if self._walk is not None else None
-        except DataLossError as error:
-            self._walk = None
-            _warn_of_damage(self._warnings, self.manifest.summary.id, error)
-            return None
+        self.find: Callable[[bytes], SavedEntry | None] = ManifestWalk(manifest, self._warn).find
+        """Returns what the parent has under exactly a path; each must come after the one before, in archive order."""
 
     def is_untouched(self, saved: SavedEntry, facts: os.stat_result) -> bool:
         """Says whether nobody has changed an entry, in content or anything else, since the parent read it."""
@@ -62,6 +51,9 @@ class Parent:
             and ctime_ns < self._quiet_before_ns
             and (saved.type is EntryType.DIRECTORY) == stat.S_ISDIR(facts.st_mode)
         )
+
+    def _warn(self, error: DataLossError) -> None:
+        _warn_of_damage(self._warnings, self.manifest.summary.id, error)
 
 
 def is_same(saved: SavedEntry, entry: Entry) -> bool:

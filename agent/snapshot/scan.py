@@ -7,8 +7,10 @@ folders for links meanwhile gets nothing from outside into a snapshot.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -42,6 +44,14 @@ _SPECIAL = {
 }
 
 
+# As `os.fsencode` has them, which takes longer.
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+
+_NO_FOLDERS: frozenset[bytes] = frozenset()
+
+AT_ONCE = 256
+"""Entries of a directory that are looked at before the first of them is handed on."""
+
 Found = Entry | SavedEntry
 """What the scan finds: a new entry, or one of the parent that has not changed since."""
 
@@ -53,22 +63,27 @@ class _Place(NamedTuple):
     name: bytes
 
 
+class _Folder(NamedTuple):
+    """A directory in another one."""
+
+    name: bytes
+    facts: os.stat_result
+
+
 class _Level(NamedTuple):
     """What is still to be seen of one directory.
 
     Attributes:
         path: the directory; empty for the workspace.
+        prefix: what the paths of all that it holds begin with.
         names: what is in it, the last first.
         folders: which of the names are directories, if a filter will ask.
     """
 
     path: bytes
+    prefix: bytes
     names: list[bytes]
     folders: frozenset[bytes]
-
-    def child(self, name: bytes) -> bytes:
-        """Returns the path of what has a name in the directory."""
-        return b"%s/%s" % (self.path, name) if self.path else name
 
 
 class Scanner:
@@ -102,12 +117,13 @@ class Scanner:
         self._one_file_system = one_file_system
         self._warnings = warnings
         self._parent = parent
+        self._find = parent.find if parent is not None else _find_nothing
         # Names of hard-linked entries that are still to come: (device, inode) -> group, first path, names left.
         self._groups: dict[tuple[int, int], tuple[int, bytes, int]] = {}
         self.last_hard_link_group = parent.last_hard_link_group if parent is not None else 0
 
     def entries(self) -> Iterator[Found]:
-        """Yields every entry that is kept, directories before what they hold.
+        """Returns every entry that is kept, directories before what they hold.
 
         Raises:
             LocalIoError, LocalPermissionError: the workspace itself cannot be read.
@@ -115,85 +131,88 @@ class Scanner:
         with local_errors("the workspace cannot be read"):
             facts = os.fstat(self._root_fd)
             top = self._level(b"", self._root_fd)
-            found = self._found(b"", _Place(self._root_fd, b"."), facts)
+            found = self._found(b"", _Place(self._root_fd, b"."), facts, self._find(b""))
         self._device = facts.st_dev
-        yield found
-        top = top._replace(names=[name for name in top.names if not name.startswith(WORK_FOLDER_PREFIX)])
-        with Beneath(self._root_fd) as beneath:
-            yield from self._below(top, beneath)
+        names = [name for name in top.names if not name.startswith(WORK_FOLDER_PREFIX)]
+        return itertools.chain([found], self._below(top._replace(names=names)))
 
-    def _below(self, top: _Level, beneath: Beneath) -> Iterator[Found]:
+    def _below(self, top: _Level) -> Iterator[Found]:
         # A stack and not recursion: trees may be deeper than Python's frames. With include patterns a directory is
         # held back until something below it is kept.
         stack = [top]
         held: list[Found | None] = [None]
-        selects = self._filter.selects
         fd = self._root_fd
-        while stack:
-            level = stack[-1]
-            if not level.names:
-                stack.pop()
-                held.pop()
-                fd = self._back(stack[-1], beneath) if stack else self._root_fd
-                continue
-            name = level.names.pop()
-            path = level.child(name)
-            seen = self._examine(path, _Place(fd, name), level.folders)
-            if seen is None:
-                continue
-            entry, facts = seen
-            is_directory = entry.type is EntryType.DIRECTORY
-            is_held = selects and is_directory and not self._filter.includes(path, is_directory)
-            if not is_held:
-                if selects:
+        with Beneath(self._root_fd) as beneath:
+            while stack:
+                level = stack[-1]
+                found, folder = self._next_found(level, fd)
+                is_held = folder is not None and not self._filter.includes(found[-1].path, is_directory=True)
+                last = found.pop() if is_held else None
+                if found and self._filter.selects:
                     yield from filter(None, held)
                     held = [None] * len(held)
-                yield entry
-            if is_directory and not (self._one_file_system and facts.st_dev != self._device):
-                try:
-                    fd = beneath.directory(path)
-                    stack.append(self._level(path, fd))
-                except OSError as error:
-                    self._unreadable(path, error)
-                    fd = self._back(level, beneath)
-                else:
-                    held.append(entry if is_held else None)
+                yield from found
+                if folder is not None and not (self._one_file_system and folder.facts.st_dev != self._device):
+                    try:
+                        fd = beneath.enter(folder.name)
+                        stack.append(self._level(level.prefix + folder.name, fd))
+                        held.append(last)
+                    except OSError as error:
+                        self._unreadable(level.prefix + folder.name, error)
+                        fd = self._back(level, beneath)
+                elif not level.names:
+                    stack.pop()
+                    held.pop()
+                    fd = self._back(stack[-1], beneath) if stack else fd
 
     def _back(self, level: _Level, beneath: Beneath) -> int:
         """Returns the descriptor of a directory that the walk comes back to; warns of its rest if it is gone."""
+        if not level.names:
+            return self._root_fd  # nothing is looked at from there
         try:
             return beneath.directory(level.path)
         except OSError as error:
             while level.names:
                 name = level.names.pop()
-                if self._is_kept(level.child(name), name in level.folders):
-                    self._unreadable(level.child(name), error)
+                if self._is_kept(level.prefix + name, name in level.folders):
+                    self._unreadable(level.prefix + name, error)
             return self._root_fd
 
     def _level(self, path: bytes, fd: int) -> _Level:
-        with os.scandir(fd) as found:
-            children = list(found)
-        names = sorted((os.fsencode(child.name) for child in children), reverse=True)
+        names = [name.encode(_ENCODING, _ERRORS) for name in os.listdir(fd)]
+        names.sort(reverse=True)
         if self._filter.skips_tagged_caches and CACHE_TAG_NAME in names and _has_signature(fd):
             names = [CACHE_TAG_NAME]
-        folders = (os.fsencode(child.name) for child in children if self._leaves_out and _is_directory(child))
-        return _Level(path, names, frozenset(folders))
+        folders = _folders(fd) if self._leaves_out else _NO_FOLDERS
+        return _Level(path, path + b"/" if path else b"", names, folders)
 
-    def _examine(self, path: bytes, place: _Place, folders: frozenset[bytes]) -> tuple[Found, os.stat_result] | None:
-        try:
-            # Asked before hard links are told: the first name of a group must be one that is kept.
-            if self._leaves_out and not self._is_kept(path, place.name in folders):
-                return None
-            if len(path) > MAX_PATH_BYTES:
-                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-            facts = os.stat(place.name, dir_fd=place.fd, follow_symlinks=False)
-            return None if stat.S_ISSOCK(facts.st_mode) else (self._found(path, place, facts), facts)
-        except OSError as error:
-            self._unreadable(path, error)
-            return None
+    def _next_found(self, level: _Level, fd: int) -> tuple[list[Found], _Folder | None]:
+        """Looks at what comes next in a directory: up to the first directory in it, which is the last found then."""
+        found: list[Found] = []
+        prefix, names = level.prefix, level.names
+        while names and len(found) < AT_ONCE:
+            name = names.pop()
+            path = prefix + name
+            try:
+                # Asked before hard links are told: the first name of a group must be one that is kept.
+                if self._leaves_out and not self._is_kept(path, name in level.folders):
+                    continue
+                if len(path) > MAX_PATH_BYTES:
+                    raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+                facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                saved = self._find(path)
+                # First what most entries are, in the fewest steps.
+                if saved is not None and facts.st_nlink == 1 and self._is_untouched(saved, facts, 0):
+                    found.append(saved)
+                elif not stat.S_ISSOCK(facts.st_mode):
+                    found.append(self._found(path, _Place(fd, name), facts, saved))
+                if stat.S_ISDIR(facts.st_mode):
+                    return found, _Folder(name, facts)
+            except OSError as error:
+                self._unreadable(path, error)
+        return found, None
 
-    def _found(self, path: bytes, place: _Place, facts: os.stat_result) -> Found:
-        saved = self._parent.find(path) if self._parent is not None else None
+    def _found(self, path: bytes, place: _Place, facts: os.stat_result, saved: SavedEntry | None) -> Found:
         if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
             return self._one_of_several_names(path, place, facts, saved)
         if saved is not None and self._is_untouched(saved, facts, group=0):
@@ -360,9 +379,20 @@ def _has_signature(directory_fd: int) -> bool:
         os.close(fd)
 
 
+def _folders(fd: int) -> frozenset[bytes]:
+    """Returns the names of the directories in an open one, without a look at each where the file system tells."""
+    with os.scandir(fd) as found:
+        return frozenset(os.fsencode(child.name) for child in found if _is_directory(child))
+
+
 def _is_directory(child: os.DirEntry[str]) -> bool:
     try:
         return child.is_dir(follow_symlinks=False)
     except OSError:
         # Looking at it later fails likewise, and says so.
         return False
+
+
+def _find_nothing(path: bytes) -> SavedEntry | None:
+    """What there is of any path without a parent."""
+    return None

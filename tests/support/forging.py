@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 from blake3 import blake3
 
+from agent.errors import DataLossError
 from agent.events import ChunkKind, ScanTotals
 from agent.repository import keys
 from agent.repository.frame import Encoder
@@ -105,3 +106,8 @@ def store_snapshot(
         repository.store.write(keys.chunk(chunk(raw, kind).id), frame(raw))
     repository.store.write(keys.manifest(snapshot_id), manifest(scratch, entries, rows, snapshot_id=snapshot_id))
     return snapshot_id
+
+
+def refuse(error: DataLossError) -> None:
+    """Takes damage as what must not be."""
+    raise error

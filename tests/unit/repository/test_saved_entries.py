@@ -50,7 +50,7 @@ def tree(chunks: list[int]) -> list[Entry]:
 
 
 def walked(reader: ManifestReader, paths: list[bytes]) -> list[SavedEntry | None]:
-    walk = ManifestWalk(reader)
+    walk = ManifestWalk(reader, forging.refuse)
     return [walk.find(path) for path in paths]
 
 

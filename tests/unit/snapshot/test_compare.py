@@ -83,7 +83,7 @@ def test_runs_are_what_a_chunk_holds_and_the_plan_is_that_of_a_scan_without_a_pa
 ) -> None:
     entries = files(sizes)
     placed, table = stored(entries)
-    walk = ManifestWalk(manifest(placed, table))
+    walk = ManifestWalk(manifest(placed, table), forging.refuse)
     found: list[Entry | SavedEntry] = []
     for entry in entries:
         kind = data.draw(st.sampled_from(["same"] * 20 + ["changed", "gone", "with another before"]))
@@ -127,7 +127,7 @@ def entries_of(item: PackPlan | LargePlan | UnchangedRun) -> list[Entry]:
 
 
 def saved_entries(reader: ManifestReader, paths: list[bytes]) -> list[SavedEntry]:
-    walk = ManifestWalk(reader)
+    walk = ManifestWalk(reader, forging.refuse)
     return [saved for path in paths if (saved := walk.find(path)) is not None]
 
 
