@@ -7,6 +7,7 @@ workspace that is saved, and chunks of another one that nobody needs and that ar
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -20,7 +21,7 @@ import msgspec
 import pytest
 
 from agent.config.model import ScanConfig, StorageConfig, TransferConfig
-from agent.errors import DeadlinePassedError, StorageUnavailableError
+from agent.errors import DataLossError, DeadlinePassedError, StorageUnavailableError
 from agent.events import Failed, Succeeded
 from agent.repository import keys
 from agent.repository.model import SnapshotSummary
@@ -280,6 +281,23 @@ def test_what_cannot_be_listed_or_read_stops_a_prune(prepared: list[Place], part
     assert any(_has(seen, wanted) for seen in place.proxy.seen)
     assert place.garbage() == garbage
     assert not any(seen.method == "DELETE" and "/chunks/" in seen.path for seen in place.proxy.seen)
+
+
+def test_a_manifest_that_is_damaged_stops_a_prune(prepared: list[Place], chance: random.Random) -> None:
+    place = prepared[0]
+    place.proxy.script = lambda seen: None
+    garbage, before = place.garbage(), len(place.proxy.seen)
+    repository = place.direct.repository
+    name = repository.list_snapshots(1)[0].id
+    whole = repository.store.read(keys.manifest(name))
+    for damaged in (b"", whole[: chance.randrange(len(whole))], whole[:-1]):
+        repository.store.write(keys.manifest(name), damaged)
+        with pytest.raises(DataLossError, match=name):
+            place.behind_proxy.prune()
+    repository.store.write(keys.manifest(name), whole)
+    assert place.garbage() == garbage
+    assert not any(seen.method == "DELETE" and "/chunks/" in seen.path for seen in place.proxy.seen[before:])
+    place.check()
 
 
 def _has(seen: Seen, wanted: str) -> bool:

@@ -241,6 +241,11 @@ class Machine(RuleBasedStateMachine):
         self._model.broken.add(name)
         self._history.compare_with_store()
 
+    @precondition(lambda self: self._model.records)
+    @rule(number=NUMBERS, harm=st.sampled_from([Harm.FLIP, Harm.TRUNCATE, Harm.EMPTY]), place=NUMBERS)
+    def damage_record(self, number: int, harm: Harm, place: int) -> None:
+        self._history.damage_record(number, harm, place)
+
     @precondition(lambda self: self._model.broken)
     @rule()
     def give_up_broken(self) -> None:

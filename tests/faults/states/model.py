@@ -32,6 +32,7 @@ class Harm(enum.Enum):
 
     FLIP = "a bit is flipped"
     TRUNCATE = "the last byte is lost"
+    EMPTY = "all bytes are lost"
     REMOVE = "it is lost"
 
 
@@ -39,6 +40,8 @@ def harmed(data: bytes, harm: Harm, place: int) -> bytes:
     """Returns bytes that are damaged, at a place."""
     if harm is Harm.TRUNCATE:
         return data[:-1]
+    if harm is Harm.EMPTY:
+        return b""
     return data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :]
 
 
@@ -70,6 +73,8 @@ class Model:
         trash: those whose deletion can be undone.
         damaged: chunks that are damaged, by key; listed snapshots need all of them.
         broken: listed snapshots whose manifest is damaged.
+        records: the keys of open records of what prunes may delete.
+        broken_records: those of them that are damaged.
     """
 
     def __init__(self) -> None:
@@ -77,6 +82,8 @@ class Model:
         self.trash: dict[str, Deleted] = {}
         self.damaged: dict[str, Damaged] = {}
         self.broken: set[str] = set()
+        self.records: set[str] = set()
+        self.broken_records: set[str] = set()
 
     @property
     def whole(self) -> dict[str, Saved]:
