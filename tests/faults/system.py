@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import os
 import random
 import shutil
@@ -156,14 +157,27 @@ def sent(
 
     after = chance.choice((0.0, chance.uniform(0.0, 0.3)))
 
+    is_about_to = threading.Event()
+    numbers = itertools.count()
+
     def send_after(pid: int) -> None:
         if not hit:
+            is_about_to.set()
             time.sleep(after)
             send(pid)
+            is_about_to.clear()
+            proxy.released.set()
 
     if victim is Victim.WORKER:
+        proxy.released.clear()
+        # However fast the machine is, the operation is not over before.
+        proxy.script = lambda seen: Fault(is_held=True) if next(numbers) >= requests and is_about_to.is_set() else None
         with watching(agent, victim, send_after):
-            yield hit
+            try:
+                yield hit
+            finally:
+                proxy.script = lambda seen: None
+                proxy.released.set()
         return
     proxy.script = Moment(chance.randrange(requests), send_to_one)
     try:
