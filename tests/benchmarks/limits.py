@@ -5,7 +5,7 @@
 Starts a real S3 server and a real agent with 64 connections and staging on /dev/shm, and prints a table:
 
 - scan: entries a second of the scan alone;
-- memory: the highest sum, over the agent and all its descendants, of private memory and of staged chunks;
+- peak: the highest sum, over the agent and all its descendants, of private memory and of staged chunks;
 - health: the 50th and 99th percentile of health answers, on a connection of its own, while data moves at full speed.
 """
 
@@ -16,14 +16,10 @@ import contextlib
 import functools
 import os
 import shutil
-import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import msgspec
 
 from agent.config.model import ScanConfig
 from agent.pipeline.beneath import DIRECTORY_FLAGS
@@ -31,24 +27,11 @@ from agent.pipeline.warnings import Warnings
 from agent.snapshot.filters import Filter
 from agent.snapshot.scan import Scanner
 from controller_client import SyncAgentClient, SyncOperationHandle
-from tests.benchmarks.health import health_watch
+from tests.benchmarks.measure import AgentWatch, Usage, percentile
 from tests.support.daemon import Daemon
 from tests.support.seaweed import SeaweedServer
 
 MIB = 1 << 20
-SAMPLE_SECONDS = 0.05
-
-
-class Row(msgspec.Struct):
-    """One measured operation."""
-
-    name: str
-    seconds: float
-    mib_per_second: float
-    memory_mib: float
-    staged_mib: float
-    health_p50_ms: float
-    health_p99_ms: float
 
 
 def main() -> None:
@@ -95,21 +78,21 @@ def _measure(daemon: Daemon, model_mib: int, files: int) -> None:
     _write_models(workspaces[0], model_mib)
     _write_files(workspaces[1], files // 100)
     _write_files(workspaces[2], files)
-    rows: list[Row] = []
+    rows: list[tuple[str, float, Usage]] = []
     with SyncAgentClient(daemon.address) as client:
         for name, workspace in zip(names, workspaces, strict=True):
             print(f"scan, {name}: {_scan_rate(workspace):,.0f} entries/s", flush=True)
             save = functools.partial(client.snapshot, str(workspace))
-            rows.append(_run(daemon, f"snapshot, {name}", save))
+            rows.append((f"snapshot, {name}", *_run(daemon, save)))
             bring_back = functools.partial(client.restore, "latest", f"{workspace}-restored")
-            rows.append(_run(daemon, f"restore, {name}", bring_back))
-    print(f"{'':34} {'s':>6} {'MiB/s':>7} {'private':>9} {'staged':>9} {'p50 ms':>7} {'p99 ms':>7}")
-    for row in rows:
+            rows.append((f"restore, {name}", *_run(daemon, bring_back)))
+    print(f"{'':34} {'s':>6} {'MiB/s':>7} {'peak MiB':>9} {'p50 ms':>7} {'p99 ms':>7}")
+    for name, moved, usage in rows:
+        p50, p99 = ((percentile(usage.health_seconds, percent) or 0.0) * 1000 for percent in (50, 99))
         print(
-            f"{row.name:34} {row.seconds:6.1f} {row.mib_per_second:7.0f} {row.memory_mib:5.0f} MiB"
-            f" {row.staged_mib:5.0f} MiB {row.health_p50_ms:7.1f} {row.health_p99_ms:7.1f}"
+            f"{name:34} {usage.seconds:6.1f} {moved / usage.seconds:7.0f} {usage.peak_memory_bytes / MIB:9.0f}"
+            f" {p50:7.1f} {p99:7.1f}"
         )
-    print("private: memory of the agent and its descendants; its peak with the chunks staged at that moment is the sum")
 
 
 def _scan_rate(workspace: Path) -> float:
@@ -123,63 +106,12 @@ def _scan_rate(workspace: Path) -> float:
         os.close(root_fd)
 
 
-def _run(daemon: Daemon, name: str, start: Callable[[], SyncOperationHandle]) -> Row:
-    stop = threading.Event()
-    memory: list[tuple[int, int]] = []
-    watcher = threading.Thread(target=_sample_memory, args=(daemon, stop, memory))
-    with health_watch(daemon.tcp_address) as latencies:
-        watcher.start()
-        begun = time.monotonic()
-        try:
-            moved = start().result().raw_bytes
-            seconds = time.monotonic() - begun
-        finally:
-            stop.set()
-            watcher.join()
-    private, staged = max(memory, key=sum)
-    percentiles = statistics.quantiles(latencies, n=100)
-    return Row(
-        name,
-        seconds,
-        moved / MIB / seconds,
-        private / MIB,
-        staged / MIB,
-        percentiles[49] * 1000,
-        percentiles[98] * 1000,
-    )
-
-
-def _sample_memory(daemon: Daemon, stop: threading.Event, samples: list[tuple[int, int]]) -> None:
-    while not stop.wait(SAMPLE_SECONDS):
-        private = sum(_private_bytes(pid) for pid in _tree(daemon.pid))
-        staged = sum(_size(path) for path in _staging(daemon))
-        samples.append((private, staged))
-
-
-def _staging(daemon: Daemon) -> Iterator[Path]:
-    return Path(daemon.environ["GPUSNAP_AGENT__STAGING_DIR"]).rglob("*")
-
-
-def _tree(pid: int) -> Iterator[int]:
-    yield pid
-    with contextlib.suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                yield from _tree(int(child))
-
-
-def _private_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss_Anon:"):
-                return int(line.split()[1]) * 1024
-    return 0
-
-
-def _size(path: Path) -> int:
-    with contextlib.suppress(OSError):
-        return path.stat().st_blocks * 512
-    return 0
+def _run(daemon: Daemon, start: Callable[[], SyncOperationHandle]) -> tuple[float, Usage]:
+    """Returns the MiB that an operation handled, and what it took."""
+    staging = Path(daemon.environ["GPUSNAP_AGENT__STAGING_DIR"])
+    with AgentWatch(daemon.pid, staging, daemon.tcp_address) as watch:
+        moved = start().result().raw_bytes
+    return moved / MIB, watch.usage
 
 
 def _write_models(path: Path, mebibytes: int) -> None:
