@@ -26,7 +26,7 @@ from tests.support.seaweed import SeaweedServer
 
 SECONDS = 60.0
 SERVICE = pb.DESCRIPTOR.services_by_name["SnapshotAgent"]
-STARTING = ("Snapshot", "Restore")
+STARTING = ("Benchmark", "Snapshot", "Restore")
 METHODS = {method.name: GetMessageClass(method.input_type) for method in SERVICE.methods}
 
 # Drawn values name what the agent of this run has by these.

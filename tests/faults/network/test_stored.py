@@ -16,6 +16,7 @@ from agent.storage.open import open_store
 from tests.faults.invariants import TREE, Kind
 from tests.faults.network.conftest import MakeScene
 from tests.support import forging
+from tests.support.damage import flipped
 from tests.support.fuzz import FACTOR
 from tests.support.seaweed import SeaweedServer
 from tests.support.trees import File, Seeded
@@ -30,9 +31,8 @@ Damage = Callable[[bytes, random.Random], bytes | None]
 """Makes of an object's bytes what stands there instead; None for nothing."""
 
 
-def flipped(data: bytes, chance: random.Random) -> bytes:
-    place = chance.randrange(len(data))
-    return data[:place] + bytes([data[place] ^ 1 << chance.randrange(8)]) + data[place + 1 :]
+def bit_flipped(data: bytes, chance: random.Random) -> bytes:
+    return flipped(data, chance.randrange(len(data)))
 
 
 def cut(data: bytes, chance: random.Random) -> bytes:
@@ -55,7 +55,7 @@ def missing(data: bytes, chance: random.Random) -> None:
     return None
 
 
-DAMAGES: tuple[Damage, ...] = (flipped, cut, longer, empty, another, missing)
+DAMAGES: tuple[Damage, ...] = (bit_flipped, cut, longer, empty, another, missing)
 
 
 class Objects:
@@ -97,7 +97,7 @@ def test_damaged_chunks_are_named_and_all_else_is_restored(
     files = chance.sample(sorted(entry.path for entry in entries if entry.segments), len(DAMAGES))
     damaged = {content[path]: {path} for path in files} | {content[NOTES[0].path]: {file.path for file in NOTES}}
     before = {chunk: objects.read(keys.chunk(chunk)) for chunk in damaged}
-    for chunk, damage in zip(damaged, [*DAMAGES, flipped], strict=True):
+    for chunk, damage in zip(damaged, [*DAMAGES, bit_flipped], strict=True):
         objects.replace(keys.chunk(chunk), damage(before[chunk], chance))
 
     outcome = scene.run(Kind.RESTORE)

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable
 import msgspec
 
 from controller_client.demo.compare import Facts, Fingerprint, differences, fingerprint
+from tests.support.damage import flipped
 from tests.support.pipelines import leftovers
 
 
@@ -42,7 +43,7 @@ def harmed(data: bytes, harm: Harm, place: int) -> bytes:
         return data[:-1]
     if harm is Harm.EMPTY:
         return b""
-    return data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :]
+    return flipped(data, place)
 
 
 class Damaged(msgspec.Struct, frozen=True):
