@@ -71,7 +71,8 @@ def test_told_to_end(
     if resumes:
         assert outcome.succeeded, outcome.end
     else:
-        assert left.state == outcome.end.state == pb.OPERATION_STATE_CANCELLED, left
+        # What had nearly done its work by then has succeeded all the same.
+        assert left.state in (pb.OPERATION_STATE_CANCELLED, pb.OPERATION_STATE_SUCCEEDED), left
         assert "after a restart of the agent" not in agent.log
-    scene.check(outcome if resumes else None)
+    scene.check(outcome if outcome.succeeded else None)
     scene.recovers(kind)
