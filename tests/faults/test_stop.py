@@ -14,7 +14,7 @@ from tests.faults.invariants import END_SECONDS, Kind, Scene, right_bytes
 from tests.faults.system import FEWEST_REQUESTS, Moment, place, running_agent
 from tests.support.daemon import Daemon, descendants
 from tests.support.processes import is_running, wait_until
-from tests.support.proxy import Proxy
+from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import SECONDS, connected
 from tests.support.seaweed import SeaweedServer
 
@@ -38,6 +38,7 @@ def scene(agent: Daemon, proxy: Proxy, module_bucket: str) -> Iterator[Scene]:
     made = Scene(agent, place(proxy.endpoint, module_bucket, name), name)
     yield made
     proxy.script = lambda seen: None
+    proxy.released.set()
     made.close()
 
 
@@ -52,12 +53,16 @@ def test_told_to_end(
         running.update(descendants(agent.pid))
         os.kill(agent.pid, signal.SIGTERM)
 
-    proxy.script = Moment(chance.randrange(FEWEST_REQUESTS), tell)
+    moment = Moment(chance.randrange(FEWEST_REQUESTS), tell)
+    # What it asks for from then on waits, or it might be done first.
+    proxy.released.clear()
+    proxy.script = lambda seen: moment(seen) or (Fault(is_held=True) if moment.has_come.is_set() else None)
     with connected(agent.address) as stub:
         # Nobody listens any more, so that nothing but the agent itself waits for the operation.
         name = next(scene.begin(stub, scene.request(kind))).operation
     assert agent.wait() == 0
     proxy.script = lambda seen: None
+    proxy.released.set()
     assert running
     wait_until(lambda: not any(map(is_running, running)), "the end of all processes", END_SECONDS)
     assert os.listdir(agent.staging_dir) == []
