@@ -71,9 +71,10 @@ def cut(chance: random.Random) -> Fault:
 
 
 TROUBLES: dict[str, Trouble] = {
-    "reset": Trouble(reset),
-    "closed": Trouble(lambda chance: Fault(end_after=somewhere(chance))),
-    "stall": Trouble(lambda chance: Fault(stall_after=somewhere(chance)), few=1),
+    # `stream` goes on from where a body broke, so that some get to the end though every answer breaks.
+    "reset": Trouble(reset, UNAVAILABLE | NONE),
+    "closed": Trouble(lambda chance: Fault(end_after=somewhere(chance)), UNAVAILABLE | NONE),
+    "stall": Trouble(lambda chance: Fault(stall_after=somewhere(chance)), UNAVAILABLE | NONE, few=1),
     "no-answer": Trouble(lambda _: Fault(is_mute=True), few=1),
     "slow-link": Trouble(lambda _: Fault(piece_seconds=0.05), lasting=NONE, few=99),
     "hung-up": Trouble(lambda _: Fault(closes_after=True), lasting=NONE, few=99),
