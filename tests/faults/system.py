@@ -12,15 +12,16 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
-from tests.faults.invariants import SETTINGS
+from tests.faults.invariants import SETTINGS, TREE, Scene
 from tests.support.daemon import Daemon, descendants
 from tests.support.proxy import Fault, Proxy, Seen
 from tests.support.seaweed import REGION, SeaweedServer
+from tests.support.trees import Node
 
 ENGINES = ("s5cmd", "stream")
 
@@ -57,6 +58,21 @@ def stopped_agent(seaweed: SeaweedServer, engine: str, **environ: str) -> Iterat
 def place(endpoint: str, bucket: str, prefix: str) -> pb.Storage:
     """Returns a repository for which the agent has the keys."""
     return pb.Storage(provider=pb.PROVIDER_CUSTOM, bucket=bucket, prefix=prefix, endpoint=endpoint, region=REGION)
+
+
+@contextlib.contextmanager
+def scene_behind(
+    proxy: Proxy, daemon: Daemon, bucket: str, nodes: Sequence[Node] = TREE, root: Path | None = None
+) -> Iterator[Scene]:
+    """Makes a scene of its own, which reaches the store through a proxy; in the end that passes everything on again."""
+    name = f"scene-{os.urandom(4).hex()}"
+    made = Scene(daemon, place(proxy.endpoint, bucket, name), name, nodes, root)
+    try:
+        yield made
+    finally:
+        proxy.script = lambda seen: None
+        proxy.released.set()
+        made.close()
 
 
 class Moment:

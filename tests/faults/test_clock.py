@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from agent.events import Direction, Measurement
 from agent.operations.measured import MeasuredStores
 from agent.storage.choice import S5CMD, STREAM
 from tests.faults.invariants import Kind, Outcome, Scene
-from tests.faults.system import ENGINES, FEWEST_REQUESTS, Moment, place, stopped_agent
+from tests.faults.system import ENGINES, FEWEST_REQUESTS, Moment, scene_behind, stopped_agent
 from tests.support.clocks import FalseClock
 from tests.support.daemon import Daemon
 from tests.support.proxy import Fault, Proxy, answer
@@ -71,12 +70,9 @@ async def prefer_s5cmd(daemon: Daemon, seaweed: SeaweedServer, proxy: Proxy, buc
 
 @pytest.fixture
 def scene(machine: Machine, proxy: Proxy, module_bucket: str) -> Iterator[Scene]:
-    name = f"scene-{os.urandom(4).hex()}"
-    made = Scene(machine.daemon, place(proxy.endpoint, module_bucket, name), name)
-    yield made
-    machine.clock.set(0)
-    proxy.script = lambda seen: None
-    made.close()
+    with scene_behind(proxy, machine.daemon, module_bucket) as made:
+        yield made
+        machine.clock.set(0)
 
 
 def save(scene: Scene) -> pb.Snapshot:

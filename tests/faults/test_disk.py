@@ -16,7 +16,7 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from tests.faults.invariants import Kind, Outcome, Request, Scene
-from tests.faults.system import ENGINES, FEWEST_REQUESTS, Moment, place, stopped_agent
+from tests.faults.system import ENGINES, FEWEST_REQUESTS, Moment, scene_behind, stopped_agent
 from tests.support.daemon import Daemon
 from tests.support.disks import Disk, IoErrors
 from tests.support.proxy import Fault, Proxy
@@ -72,13 +72,11 @@ def machine(request: pytest.FixtureRequest, seaweed: SeaweedServer) -> Iterator[
 
 @pytest.fixture
 def scene(machine: Machine, proxy: Proxy, module_bucket: str) -> Iterator[Scene]:
-    name = f"scene-{os.urandom(4).hex()}"
-    made = Scene(machine.daemon, place(proxy.endpoint, module_bucket, name), name, root=machine.work.folder)
-    yield made
-    machine.errors.clear()
-    for disk in (machine.state, machine.staging, machine.work):
-        disk.make_room()
-    made.close()
+    with scene_behind(proxy, machine.daemon, module_bucket, root=machine.work.folder) as made:
+        yield made
+        machine.errors.clear()
+        for disk in (machine.state, machine.staging, machine.work):
+            disk.make_room()
 
 
 def fails_clearly(machine: Machine, scene: Scene, kind: Kind, reasons: set[str], *named: object) -> Outcome:

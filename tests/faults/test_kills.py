@@ -16,7 +16,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from tests.faults.invariants import LARGE, Kind, Outcome, Scene
-from tests.faults.system import ENGINES, Moment, Victim, place, processes_of, running_agent, sent
+from tests.faults.system import ENGINES, Moment, Victim, processes_of, running_agent, scene_behind, sent
 from tests.support.daemon import Daemon
 from tests.support.fuzz import FACTOR
 from tests.support.processes import is_running, wait_until
@@ -50,17 +50,8 @@ def agent(request: pytest.FixtureRequest, seaweed: SeaweedServer) -> Iterator[Da
 
 @pytest.fixture
 def make_scene(agent: Daemon, proxy: Proxy, module_bucket: str) -> Iterator[Callable[[], Scene]]:
-    made: list[Scene] = []
-
-    def make() -> Scene:
-        name = f"scene-{os.urandom(4).hex()}"
-        made.append(Scene(agent, place(proxy.endpoint, module_bucket, name), name, NODES))
-        return made[-1]
-
-    yield make
-    proxy.script = lambda seen: None
-    for scene in made:
-        scene.close()
+    with contextlib.ExitStack() as scenes:
+        yield lambda: scenes.enter_context(scene_behind(proxy, agent, module_bucket, NODES))
 
 
 def events_of(scene: Scene, request: pb.SnapshotRequest | pb.RestoreRequest, after: int) -> list[pb.Event]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import resource
 from collections.abc import Callable, Iterator
@@ -13,7 +12,15 @@ import grpc
 import pytest
 
 from tests.faults.invariants import Kind, Scene
-from tests.faults.system import FEWEST_REQUESTS, Moment, Victim, place, processes_of, running_agent, watching
+from tests.faults.system import (
+    FEWEST_REQUESTS,
+    Moment,
+    Victim,
+    processes_of,
+    running_agent,
+    scene_behind,
+    watching,
+)
 from tests.support.daemon import Daemon
 from tests.support.memory import MemoryLimit
 from tests.support.proxy import Proxy
@@ -37,16 +44,8 @@ def agent(seaweed: SeaweedServer) -> Iterator[Daemon]:
 
 @pytest.fixture
 def make_scene(agent: Daemon, proxy: Proxy, module_bucket: str) -> Iterator[Callable[[], Scene]]:
-    made: list[Scene] = []
-
-    def make() -> Scene:
-        name = f"scene-{os.urandom(4).hex()}"
-        made.append(Scene(agent, place(proxy.endpoint, module_bucket, name), name))
-        return made[-1]
-
-    yield make
-    for scene in made:
-        scene.close()
+    with contextlib.ExitStack() as scenes:
+        yield lambda: scenes.enter_context(scene_behind(proxy, agent, module_bucket))
 
 
 @pytest.fixture

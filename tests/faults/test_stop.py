@@ -11,7 +11,7 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from tests.faults.invariants import END_SECONDS, Kind, Scene, right_bytes
-from tests.faults.system import FEWEST_REQUESTS, Moment, place, running_agent
+from tests.faults.system import FEWEST_REQUESTS, Moment, running_agent, scene_behind
 from tests.support.daemon import Daemon, descendants
 from tests.support.processes import is_running, wait_until
 from tests.support.proxy import Fault, Proxy
@@ -34,12 +34,8 @@ def agent(seaweed: SeaweedServer, resumes: bool) -> Iterator[Daemon]:
 
 @pytest.fixture
 def scene(agent: Daemon, proxy: Proxy, module_bucket: str) -> Iterator[Scene]:
-    name = f"scene-{os.urandom(4).hex()}"
-    made = Scene(agent, place(proxy.endpoint, module_bucket, name), name)
-    yield made
-    proxy.script = lambda seen: None
-    proxy.released.set()
-    made.close()
+    with scene_behind(proxy, agent, module_bucket) as made:
+        yield made
 
 
 @pytest.mark.parametrize("kind", Kind, ids=lambda value: value.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from tests.faults.invariants import Kind, Scene
-from tests.faults.system import ENGINES, FEWEST_REQUESTS, Victim, place, running_agent, sent
+from tests.faults.system import ENGINES, FEWEST_REQUESTS, Victim, running_agent, scene_behind, sent
 from tests.support.daemon import Daemon
 from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import SECONDS, connected, error_info
@@ -36,12 +35,8 @@ def other(agent: Daemon, seaweed: SeaweedServer) -> Iterator[Daemon]:
 
 @pytest.fixture
 def scene(agent: Daemon, proxy: Proxy, module_bucket: str) -> Iterator[Scene]:
-    name = f"scene-{os.urandom(4).hex()}"
-    made = Scene(agent, place(proxy.endpoint, module_bucket, name), name)
-    yield made
-    proxy.script = lambda seen: None
-    proxy.released.set()
-    made.close()
+    with scene_behind(proxy, agent, module_bucket) as made:
+        yield made
 
 
 @pytest.mark.parametrize("kind", Kind, ids=lambda value: value.value)
