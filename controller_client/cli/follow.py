@@ -152,4 +152,7 @@ def _moved(result: OperationResult) -> str:
     if not result.chunks_transferred:
         return f"none of {units.count(result.chunks, 'chunk')} had to be transferred"
     size = units.size(result.transferred_bytes)
+    if result.chunks_transferred > result.chunks:
+        # Of a file that was read again, the first reading's chunks went to the store too.
+        return f"{units.count(result.chunks_transferred, 'chunk')} transferred, {size}"
     return f"{result.chunks_transferred:,} of {units.count(result.chunks, 'chunk')} transferred, {size}"

@@ -281,7 +281,9 @@ def test_a_person_learns_of_files_that_change(daemon: Daemon, workspace: Path) -
     busy = workspace / "busy"
     busy.write_bytes(bytes(48 << 20))
     with Scribbler(busy):
-        ended = gpusnap.run("snapshot", str(workspace))
+        # One who gets no core to write on for a while leaves the file alone for as long as a reading takes.
+        attempts = (gpusnap.run("snapshot", str(workspace)) for _ in range(10))
+        ended = next(ended for ended in attempts if ended.code)
     assert ended.code == 3
     assert "warning: FILE_CHANGED: changed while it was read, and is stored as last read: busy" in ended.stderr
     assert ended.stderr.rstrip().endswith("1 warning")
