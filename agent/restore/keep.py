@@ -37,6 +37,8 @@ class Keeper:
     ) -> bool:
         """Keeps what is there if it is the entry, and gives it the metadata that differs; says whether it did.
 
+        A file of several names keeps its metadata: if that differs, a new file takes its place.
+
         Args:
             intact_groups: as for ``present.may_be_kept``.
             content: the stored content of a small file, if it is at hand.
@@ -52,12 +54,16 @@ class Keeper:
             if entry.type is EntryType.SYMLINK and os.readlink(name, dir_fd=parent_fd) != entry.link_target:
                 return False
             is_same = is_verified or self._is_same(entry, facts)
-            if is_same and has_metadata(entry, facts, xattrs_of(b"/proc/self/fd/%d/%s" % (parent_fd, name))):
+            is_dressed = has_metadata(entry, facts, xattrs_of(b"/proc/self/fd/%d/%s" % (parent_fd, name)))
+            if is_same and is_dressed:
                 return True
             if entry.type is not EntryType.FILE or not (is_same or content is not None):
                 # What is no file has no content: making it anew is as cheap.
                 return False
-            return self._mend(parent_fd, name, facts, entry, None if is_same else content)
+            if facts.st_nlink != 1 and not is_dressed:
+                # Since the names of its group were counted, one of a file outside may have taken their place.
+                return False
+            return self._mend(parent_fd, name, facts, entry, None if is_same else content, is_dressed)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE):
                 raise
@@ -93,16 +99,23 @@ class Keeper:
         return self._comparing is Comparing.TIMES and facts.st_mtime_ns == entry.mtime_ns
 
     def _mend(
-        self, parent_fd: int, name: bytes, facts: os.stat_result, entry: Entry, content: memoryview | None
+        self,
+        parent_fd: int,
+        name: bytes,
+        facts: os.stat_result,
+        entry: Entry,
+        content: memoryview | None,
+        is_dressed: bool,
     ) -> bool:
-        """Gives a file its metadata if it has this content (or any, for None); says whether it has."""
+        """Gives a file the metadata that it lacks if it has this content (or any, for None); says whether it has."""
         fd = os.open(name, READ_FLAGS, dir_fd=parent_fd)
         try:
             if not os.path.samestat(os.fstat(fd), facts):
                 return False
             if content is not None and not holds_content(fd, entry, content):
                 return False
-            self._metadata.apply_to_kept(fd, entry)
+            if not is_dressed:
+                self._metadata.apply_to_kept(fd, entry)
         finally:
             os.close(fd)
         return True

@@ -35,7 +35,7 @@ class Comparing(enum.Enum):
 def may_be_kept(entry: Entry, facts: os.stat_result, intact_groups: Container[int]) -> bool:
     """Says whether a name leads to what the entry is, as far as ``lstat`` tells without its times.
 
-    A file with other names than the snapshot gives it is never kept: what changes it would change those too.
+    A file with other names than the snapshot gives it is never kept: what changes it later would change those too.
 
     Args:
         intact_groups: the hard-link groups of the entry's snapshot whose names, and no others, all are one file.

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from agent.config.model import MIB
 from agent.events import ChunkFinished, OperationResult, PresentReport
 from agent.repository.model import SEGMENT_SIZE
+from agent.restore import run
+from agent.restore.links import intact_groups
 from agent.restore.request import IfNotEmpty
 from tests.support.pipelines import Pipelines, leftovers, memory_folder
 from tests.support.saved import VARIED_TREE, Saved
@@ -147,7 +149,8 @@ def test_a_hole_that_was_filled_is_found_by_checksum(saved: Saved) -> None:
 
 def test_touched_files_are_given_their_time_again(saved: Saved) -> None:
     for path in saved.target.rglob("*"):
-        os.utime(path, ns=(1, 1), follow_symlinks=False)
+        if path.is_dir() or path.lstat().st_nlink == 1:
+            os.utime(path, ns=(1, 1), follow_symlinks=False)
     before = inodes(saved.target)
     result = over(saved, checksum=True)
     assert moved(saved.pipelines) == set()
@@ -175,7 +178,7 @@ def test_one_changed_file_brings_its_pack_and_rewrites_nothing_else(saved: Saved
 
 
 def test_metadata_alone_moves_no_chunk(saved: Saved) -> None:
-    for name in ("x large", "dir/small b", "small a", "dir/zero", "dir/large", "dir/pipe"):
+    for name in ("x large", "dir/small b", "dir/zero", "dir/large", "dir/pipe"):
         path = saved.target / name
         path.chmod(0o600)
         if name != "dir/pipe":
@@ -185,6 +188,15 @@ def test_metadata_alone_moves_no_chunk(saved: Saved) -> None:
     os.removexattr(saved.target / "dir/small b", "user.kept")
     over(saved)
     assert moved(saved.pipelines) == set()
+
+
+def test_metadata_of_a_file_with_several_names_is_given_to_a_new_file(saved: Saved) -> None:
+    """Nobody can tell that the names are still all of it when it is given."""
+    (saved.target / "small a").chmod(0o600)
+    before = (saved.target / "small a").stat().st_ino
+    over(saved)
+    assert moved(saved.pipelines) == {saved.chunk_of(b"small a").id.hex()}
+    assert (saved.target / "small a").stat().st_ino != before
 
 
 def test_what_has_no_content_is_made_without_its_pack(saved: Saved) -> None:
@@ -218,6 +230,35 @@ def test_a_file_with_a_name_outside_is_not_touched(saved: Saved, name: str, chec
     assert os.getxattr(shared, "user.mine") == b"1"
     assert shared.read_bytes() == before
     assert shared.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("names", [(b"small a", b"small more"), (b"dir/large", b"more")], ids=["small", "large"])
+def test_names_that_lead_outside_once_they_were_counted(
+    saved: Saved, names: tuple[bytes, bytes], checksum: bool, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file outside with the same content keeps its metadata, whoever links to it in the middle of a restore."""
+    other = saved.outside / "same"
+    shutil.copyfile(saved.workspace / os.fsdecode(names[0]), other)
+    os.utime(other, ns=(0, (saved.workspace / os.fsdecode(names[0])).stat().st_mtime_ns))
+    other.chmod(0o604)
+    before = facts(os.fsencode(saved.outside))
+
+    def counted_then_linked(*arguments: object) -> object:
+        found = intact_groups(*arguments)  # type: ignore[arg-type]
+        assert found
+        for name in names:
+            (saved.target / os.fsdecode(name)).unlink()
+            os.link(other, saved.target / os.fsdecode(name))
+        return found
+
+    monkeypatch.setattr(run, "intact_groups", counted_then_linked)
+    saved.pipelines.transfer = msgspec.structs.replace(saved.pipelines.transfer, workers=workers)
+    saved.pipelines.restore(os.fsencode(saved.target), saved.id, if_not_empty=OVERWRITE, checksum=checksum)
+    assert facts(os.fsencode(saved.outside)) == before
+    assert saved.differences() == []
+    assert other.stat().st_nlink == 1
 
 
 def test_two_files_that_became_one_are_two_again(folder: Path) -> None:
