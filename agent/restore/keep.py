@@ -54,11 +54,13 @@ class Keeper:
             if entry.type is EntryType.SYMLINK and os.readlink(name, dir_fd=parent_fd) != entry.link_target:
                 return False
             is_same = is_verified or self._is_same(entry, facts)
+            if not (is_same or content is not None):
+                return False
             is_dressed = has_metadata(entry, facts, xattrs_of(b"/proc/self/fd/%d/%s" % (parent_fd, name)))
             if is_same and is_dressed:
                 return True
-            if entry.type is not EntryType.FILE or not (is_same or content is not None):
-                # What is no file has no content: making it anew is as cheap.
+            if entry.type is not EntryType.FILE:
+                # It has no content: making it anew is as cheap.
                 return False
             if facts.st_nlink != 1 and not is_dressed:
                 # Since the names of its group were counted, one of a file outside may have taken their place.

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.events import ChunkFinished, OperationResult
+from agent.events import OperationResult
 from agent.repository.model import SEGMENT_SIZE
 from agent.restore.origin import FILE_NAME, Origin
 from agent.restore.request import IfNotEmpty
@@ -69,7 +69,7 @@ def again(saved: Saved, workers: int = 1) -> set[str]:
     result: OperationResult = pipelines.restore(os.fsencode(saved.target), saved.id, if_not_empty=IfNotEmpty.OVERWRITE)
     assert saved.differences() == []
     assert leftovers(os.fsencode(saved.target)) == []
-    fetched = {event.chunk_id for event in pipelines.events if isinstance(event, ChunkFinished)}
+    fetched = pipelines.moved()
     assert result.chunks_transferred == len(fetched)
     return fetched
 

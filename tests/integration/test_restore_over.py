@@ -6,21 +6,19 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from agent.config.model import MIB
-from agent.events import ChunkFinished, OperationResult, PresentReport
+from agent.events import OperationResult, PresentReport
 from agent.repository.model import SEGMENT_SIZE
 from agent.restore import run
 from agent.restore.links import intact_groups
 from agent.restore.request import IfNotEmpty
-from tests.support.pipelines import Pipelines, leftovers, memory_folder
+from tests.support.pipelines import leftovers, memory_folder
 from tests.support.saved import VARIED_TREE, Saved
 from tests.support.trees import (
     Fifo,
@@ -30,8 +28,6 @@ from tests.support.trees import (
     Sparse,
     Symlink,
     facts,
-    names,
-    trees,
 )  # fmt: skip
 
 OVERWRITE, MIRROR = IfNotEmpty.OVERWRITE, IfNotEmpty.MIRROR
@@ -77,13 +73,8 @@ def over(
     assert leftovers(target) == []
     # The folder above single paths is not restored, and something was made in it for a while.
     assert [line for line in saved.differences() if not (paths and line.startswith(".: modification"))] == []
-    assert result.chunks_transferred == len(moved(pipelines))
+    assert result.chunks_transferred == len(pipelines.moved())
     return result
-
-
-def moved(pipelines: Pipelines) -> set[str]:
-    """Returns the ids of the chunks that the last operation fetched."""
-    return {event.chunk_id for event in pipelines.events if isinstance(event, ChunkFinished)}
 
 
 def inodes(root: Path) -> dict[str, int]:
@@ -108,7 +99,7 @@ def change_keeping_times(path: Path, position: int = 10) -> None:
 def test_an_intact_target_moves_no_chunk(saved: Saved, mode: IfNotEmpty, checksum: bool, workers: int) -> None:
     before = inodes(saved.target)
     result = over(saved, mode=mode, checksum=checksum, workers=workers)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
     assert result.chunks > 0
     assert result.transferred_bytes == 0
     files = result.totals.models.files + result.totals.other.files
@@ -126,7 +117,7 @@ def test_single_paths_of_an_intact_target_move_no_chunk(saved: Saved) -> None:
     for paths in ((b"dir", b"small a"), (b"dir/small b", b"x large"), (b"more", b"small more")):
         before = inodes(saved.target)
         assert over(saved, *paths).chunks > 0
-        assert moved(saved.pipelines) == set()
+        assert saved.pipelines.moved() == set()
         assert inodes(saved.target) == before
 
 
@@ -135,10 +126,10 @@ def test_times_that_lie_are_found_by_checksum_alone(saved: Saved) -> None:
         change_keeping_times(saved.target / name)
     target = os.fsencode(saved.target)
     saved.pipelines.restore(target, saved.id, if_not_empty=OVERWRITE)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
     over(saved, checksum=True)
     wanted = {saved.chunk_of(path).id.hex() for path in (b"x large", b"dir/small b", b"sparse large")}
-    assert moved(saved.pipelines) == wanted
+    assert saved.pipelines.moved() == wanted
 
 
 def test_a_hole_that_was_filled_is_found_by_checksum(saved: Saved) -> None:
@@ -153,7 +144,7 @@ def test_touched_files_are_given_their_time_again(saved: Saved) -> None:
             os.utime(path, ns=(1, 1), follow_symlinks=False)
     before = inodes(saved.target)
     result = over(saved, checksum=True)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
     assert result.present is not None
     assert result.present.copied_bytes == 0
     assert inodes(saved.target)[str(saved.target / "x large")] == before[str(saved.target / "x large")]
@@ -164,7 +155,7 @@ def test_a_large_file_that_was_touched_is_recognised_by_its_segments(saved: Save
     os.utime(saved.target / "x large")
     before = (saved.target / "x large").stat().st_ino
     over(saved)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
     assert (saved.target / "x large").stat().st_ino == before
 
 
@@ -172,7 +163,7 @@ def test_one_changed_file_brings_its_pack_and_rewrites_nothing_else(saved: Saved
     (saved.target / "dir/small b").write_bytes(b"changed")
     before = inodes(saved.target)
     over(saved)
-    assert moved(saved.pipelines) == {saved.chunk_of(b"dir/small b").id.hex()}
+    assert saved.pipelines.moved() == {saved.chunk_of(b"dir/small b").id.hex()}
     after = inodes(saved.target)
     assert {path for path in before if before[path] != after[path]} == {str(saved.target / "dir/small b")}
 
@@ -187,7 +178,7 @@ def test_metadata_alone_moves_no_chunk(saved: Saved) -> None:
             os.chown(path, 12, 34)
     os.removexattr(saved.target / "dir/small b", "user.kept")
     over(saved)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
 
 
 def test_metadata_of_a_file_with_several_names_is_given_to_a_new_file(saved: Saved) -> None:
@@ -195,7 +186,7 @@ def test_metadata_of_a_file_with_several_names_is_given_to_a_new_file(saved: Sav
     (saved.target / "small a").chmod(0o600)
     before = (saved.target / "small a").stat().st_ino
     over(saved)
-    assert moved(saved.pipelines) == {saved.chunk_of(b"small a").id.hex()}
+    assert saved.pipelines.moved() == {saved.chunk_of(b"small a").id.hex()}
     assert (saved.target / "small a").stat().st_ino != before
 
 
@@ -206,7 +197,7 @@ def test_what_has_no_content_is_made_without_its_pack(saved: Saved) -> None:
     (saved.target / "small link").unlink()
     (saved.target / "small link").symlink_to("elsewhere")
     over(saved)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
 
 
 def test_further_names_are_made_again_without_content(saved: Saved) -> None:
@@ -214,7 +205,7 @@ def test_further_names_are_made_again_without_content(saved: Saved) -> None:
     shutil.copy2(saved.target / "dir/large", saved.target / "copy")
     (saved.target / "copy").rename(saved.target / "more")
     over(saved)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
 
 
 @pytest.mark.parametrize("name", ["dir/small b", "small a", "x large", "dir/large"])
@@ -278,7 +269,7 @@ def test_a_renamed_file_is_copied_from_its_old_name(saved: Saved, workers: int) 
     pipelines = saved.pipelines
     pipelines.transfer = msgspec.structs.replace(pipelines.transfer, workers=workers)
     result = over(saved, mode=MIRROR, workers=workers)
-    assert moved(pipelines) == set()
+    assert pipelines.moved() == set()
     assert result.present is not None
     assert result.present.copied_bytes == 9000
 
@@ -288,7 +279,7 @@ def test_a_missing_copy_is_copied_from_the_other(folder: Path) -> None:
     saved.restore()
     (saved.target / "b").unlink()
     over(saved)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
 
 
 def test_what_is_copied_is_verified(folder: Path) -> None:
@@ -302,7 +293,7 @@ def test_what_is_copied_is_verified(folder: Path) -> None:
     saved.pipelines.restore(os.fsencode(saved.target), saved.id, if_not_empty=OVERWRITE)
     assert (saved.target / "b").read_bytes() == (saved.workspace / "b").read_bytes()
     assert (saved.target / "c").read_bytes() == (saved.workspace / "c").read_bytes()
-    assert len(moved(saved.pipelines)) == 2
+    assert len(saved.pipelines.moved()) == 2
 
 
 SEVERAL = 2 * SEGMENT_SIZE + 5000
@@ -323,113 +314,21 @@ def test_a_file_of_several_segments(folder: Path) -> None:
     change_in_the_middle()
     before = path.stat().st_ino
     result = over(saved, workers=2)
-    assert moved(saved.pipelines) == {segments[1]}
+    assert saved.pipelines.moved() == {segments[1]}
     assert result.present == PresentReport(0, 0, SEVERAL - SEGMENT_SIZE)
     # It grew in the work folder.
     assert path.stat().st_ino != before
 
     os.truncate(path, SEGMENT_SIZE + 7 * MIB)
     over(saved)
-    assert moved(saved.pipelines) == {segments[1], segments[2]}
+    assert saved.pipelines.moved() == {segments[1], segments[2]}
 
     with path.open("ab") as file:
         file.write(b"more")
     over(saved)
-    assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == set()
 
     change_in_the_middle()
     path.rename(saved.target / "old name")
     over(saved, mode=MIRROR)
-    assert moved(saved.pipelines) == {segments[1]}
-
-
-Change = Callable[[Path, st.DataObject, bool], None]
-
-
-def is_folder(path: Path) -> bool:
-    # In this order: what a link leads to may be no possible path at all.
-    return not path.is_symlink() and path.is_dir()
-
-
-def remove(path: Path, data: st.DataObject, silently: bool) -> None:
-    shutil.rmtree(path) if is_folder(path) else path.unlink()
-
-
-def rewrite(path: Path, data: st.DataObject, silently: bool) -> None:
-    if path.is_symlink() or not path.is_file():
-        return
-    before = path.stat()
-    content = bytearray(path.read_bytes())
-    if content:
-        content[data.draw(st.integers(0, len(content) - 1))] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(content)
-    if silently:
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
-def cut(path: Path, data: st.DataObject, silently: bool) -> None:
-    if not path.is_symlink() and path.is_file():
-        path.chmod(0o600)
-        os.truncate(path, data.draw(st.integers(0, 2 * path.stat().st_size + 1)))
-
-
-def touch(path: Path, data: st.DataObject, silently: bool) -> None:
-    os.utime(path, ns=(5, 5), follow_symlinks=False)
-
-
-def dress(path: Path, data: st.DataObject, silently: bool) -> None:
-    if not path.is_symlink():
-        path.chmod(data.draw(st.sampled_from([0o700, 0o755, 0o4711])))
-
-
-def rename(path: Path, data: st.DataObject, silently: bool) -> None:
-    other = path.parent / os.fsdecode(data.draw(names()))
-    if not os.path.lexists(other):
-        path.rename(other)
-
-
-def link(path: Path, data: st.DataObject, silently: bool) -> None:
-    files = [other for other in sorted(path.parent.iterdir()) if other != path and not is_folder(other)]
-    if files and not is_folder(path):
-        path.unlink()
-        os.link(data.draw(st.sampled_from(files)), path, follow_symlinks=False)
-
-
-def replace(path: Path, data: st.DataObject, silently: bool) -> None:
-    remove(path, data, silently)
-    kind = data.draw(st.sampled_from(["file", "directory", "symlink", "pipe"]))
-    if kind == "file":
-        path.write_bytes(b"other")
-    elif kind == "directory":
-        path.mkdir()
-    elif kind == "symlink":
-        path.symlink_to("..")
-    else:
-        os.mkfifo(path)
-
-
-CHANGES: list[Change] = [remove, rewrite, cut, touch, dress, rename, link, replace]
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(nodes=trees(), data=st.data(), mode=st.sampled_from([OVERWRITE, MIRROR]), checksum=st.booleans())
-def test_whatever_was_changed_a_restore_brings_it_back(
-    nodes: list[Node], data: st.DataObject, mode: IfNotEmpty, checksum: bool
-) -> None:
-    with tempfile.TemporaryDirectory(prefix="gpusnap-any-", dir=memory_folder()) as path:
-        saved = Saved(Path(path), nodes)
-        saved.restore()
-        for _ in range(data.draw(st.integers(0, 5))):
-            present = sorted(saved.target.rglob("*"))
-            if present:
-                change = data.draw(st.sampled_from(CHANGES))
-                change(data.draw(st.sampled_from(present)), data, checksum)
-        target = os.fsencode(saved.target)
-        saved.pipelines.restore(target, saved.id, if_not_empty=mode, checksum=checksum)
-        lines = saved.differences()
-        if mode is OVERWRITE:
-            lines = [line for line in lines if not line.endswith(": added")]
-        assert lines == []
-        saved.pipelines.restore(target, saved.id, if_not_empty=mode, checksum=checksum)
-        assert moved(saved.pipelines) == set()
+    assert saved.pipelines.moved() == {segments[1]}

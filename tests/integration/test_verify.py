@@ -67,7 +67,7 @@ def test_all_is_in_order(saved: Saved, full: bool) -> None:
     size = sum(chunk.stored_size for chunk in everything)
     assert result.verify == VerifyReport(full, 2, len(everything), size)
     assert result.transferred_bytes == (size if full else 0)
-    read = {event.chunk_id for event in saved.pipelines.events if isinstance(event, ChunkFinished)}
+    read = saved.pipelines.moved()
     assert read == ({chunk.id.hex() for chunk in everything} if full else set())
 
     one = saved.pipelines.verify(saved.id[:-2], full=full)

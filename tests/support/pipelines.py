@@ -13,7 +13,7 @@ import msgspec
 
 from agent.config.model import Provider, ScanConfig, StorageConfig, TransferConfig
 from agent.errors import DataLossError
-from agent.events import OperationResult, PipelineEvent, PruneReport, WarningRaised
+from agent.events import ChunkFinished, OperationResult, PipelineEvent, PruneReport, WarningRaised
 from agent.maintenance import prune, verify
 from agent.maintenance.request import PruneRequest, VerifyRequest
 from agent.maintenance.retention import Rules
@@ -122,6 +122,10 @@ class Pipelines:
             checksum=checksum,
         )
         return restore.run(request, self.events.append, cancel or threading.Event())
+
+    def moved(self) -> set[str]:
+        """Returns the ids of the chunks that the last operation moved."""
+        return {event.chunk_id for event in self.events if isinstance(event, ChunkFinished)}
 
     def verify(
         self, snapshot_id: str = "", *, full: bool = False, cancel: threading.Event | None = None
