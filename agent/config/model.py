@@ -131,6 +131,11 @@ class ScanConfig(msgspec.Struct, frozen=True):
     )  # fmt: skip
     large_file_size: int = 16 * MIB
 
+    @property
+    def suffixes(self) -> tuple[bytes, ...]:
+        """``model_suffixes`` as names of files have them, in bytes."""
+        return tuple(suffix.encode() for suffix in self.model_suffixes)
+
 
 class AgentConfig(msgspec.Struct, frozen=True):
     """How the daemon runs.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-
-from pathspec import GitIgnoreSpec
+from typing import TYPE_CHECKING
 
 from agent.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
 
 CACHE_PATTERNS = (
     "__pycache__/",
@@ -73,7 +75,7 @@ def check_pattern(which: str, pattern: str) -> None:
         InvalidRequestError: it is malformed; the message names it.
     """
     try:
-        parsed = GitIgnoreSpec.from_lines([pattern]).patterns
+        parsed = _parse([pattern]).patterns
     except ValueError as error:
         raise _malformed(which, pattern) from error
     says_nothing = not pattern.strip() or pattern.startswith("#")
@@ -91,4 +93,11 @@ def _malformed(which: str, pattern: str) -> InvalidRequestError:
 def _spec(which: str, patterns: Sequence[str]) -> GitIgnoreSpec:
     for pattern in patterns:
         check_pattern(which, pattern)
+    return _parse(patterns)
+
+
+def _parse(patterns: Sequence[str]) -> GitIgnoreSpec:
+    # Most snapshots have no pattern, and the library takes a while to load.
+    from pathspec import GitIgnoreSpec
+
     return GitIgnoreSpec.from_lines(patterns)

@@ -152,7 +152,7 @@ class _Snapshot:
         known = Known(self._repository, lease.condemned, self._warnings)
         before = known.parent(self._host, request.workspace)
         compared = "" if request.full else before
-        parent = open_parent(self._repository, compared, manifest_path + ".parent", self._warnings)
+        parent = open_parent(self._repository, compared, manifest_path + ".parent", request.scan, self._warnings)
         scanner = Scanner(root_fd, chosen, request.scan, request.one_file_system, self._warnings, parent)
         scan = ScanAhead(scanner, parent, self._crew, self._meter, self._emit)
         found = FoundChunks(store, begun.now_s, lease.condemned, self._crew) if begun.has_others else None

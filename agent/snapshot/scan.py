@@ -113,11 +113,11 @@ class Scanner:
         self._root_fd = root_fd
         self._filter = chosen
         self._leaves_out = chosen.leaves_out
-        self._suffixes = tuple(suffix.encode() for suffix in config.model_suffixes)
+        self._suffixes = config.suffixes
         self._one_file_system = one_file_system
         self._warnings = warnings
-        self._parent = parent
         self._find = parent.find if parent is not None else _find_nothing
+        self._is_untouched = parent.is_untouched if parent is not None else _is_never_untouched
         # Names of hard-linked entries that are still to come: (device, inode) -> group, first path, names left.
         self._groups: dict[tuple[int, int], tuple[int, bytes, int]] = {}
         self.last_hard_link_group = parent.last_hard_link_group if parent is not None else 0
@@ -189,24 +189,26 @@ class Scanner:
     def _next_found(self, level: _Level, fd: int) -> tuple[list[Found], _Folder | None]:
         """Looks at what comes next in a directory: up to the first directory in it, which is the last found then."""
         found: list[Found] = []
-        prefix, names = level.prefix, level.names
-        while names and len(found) < AT_ONCE:
+        # Every entry comes by here, and of most nothing has changed: what is asked for each time is bound once.
+        prefix, names, leaves_out = level.prefix, level.names, self._leaves_out
+        find, is_untouched, look = self._find, self._is_untouched, os.stat
+        for _ in range(min(len(names), AT_ONCE)):
             name = names.pop()
             path = prefix + name
             try:
                 # Asked before hard links are told: the first name of a group must be one that is kept.
-                if self._leaves_out and not self._is_kept(path, name in level.folders):
+                if leaves_out and not self._is_kept(path, name in level.folders):
                     continue
                 if len(path) > MAX_PATH_BYTES:
                     raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-                facts = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                saved = self._find(path)
-                # First what most entries are, in the fewest steps.
-                if saved is not None and facts.st_nlink == 1 and self._is_untouched(saved, facts, 0):
+                facts = look(name, dir_fd=fd, follow_symlinks=False)
+                saved = find(path)
+                is_directory = stat.S_ISDIR(facts.st_mode)
+                if saved is not None and (facts.st_nlink == 1 or is_directory) and is_untouched(saved, facts, 0):
                     found.append(saved)
                 elif not stat.S_ISSOCK(facts.st_mode):
                     found.append(self._found(path, _Place(fd, name), facts, saved))
-                if stat.S_ISDIR(facts.st_mode):
+                if is_directory:
                     return found, _Folder(name, facts)
             except OSError as error:
                 self._unreadable(path, error)
@@ -215,19 +217,10 @@ class Scanner:
     def _found(self, path: bytes, place: _Place, facts: os.stat_result, saved: SavedEntry | None) -> Found:
         if facts.st_nlink > 1 and not stat.S_ISDIR(facts.st_mode):
             return self._one_of_several_names(path, place, facts, saved)
-        if saved is not None and self._is_untouched(saved, facts, group=0):
+        if saved is not None and self._is_untouched(saved, facts, 0):
             return saved
         entry = self._only_name(path, place, facts)
         return saved if saved is not None and is_same(saved, entry) else entry
-
-    def _is_untouched(self, saved: SavedEntry, facts: os.stat_result, group: int) -> bool:
-        """Says whether what the parent has of an entry still says everything, its class and its group too."""
-        return (
-            self._parent is not None
-            and self._parent.is_untouched(saved, facts)
-            and saved.hard_link_group == group
-            and (saved.type is not EntryType.FILE or saved.model == saved.path.lower().endswith(self._suffixes))
-        )
 
     def _is_kept(self, path: bytes, is_directory: bool) -> bool:
         """Says whether the patterns keep an entry; a directory also for what may be below it."""
@@ -396,3 +389,8 @@ def _is_directory(child: os.DirEntry[str]) -> bool:
 def _find_nothing(path: bytes) -> SavedEntry | None:
     """What there is of any path without a parent."""
     return None
+
+
+def _is_never_untouched(saved: SavedEntry, facts: os.stat_result, group: int) -> bool:
+    """What there is to say of any entry without a parent."""
+    return False

@@ -10,7 +10,10 @@ from agent.events import Direction, Measurement
 
 S5CMD = "s5cmd"
 STREAM = "stream"
-"""The names of the engines."""
+"""The names of the engines for S3 stores."""
+
+FOLDER = "directory"
+"""The name of the engine for a store in a folder."""
 
 MARGIN = 1.1
 """s5cmd is taken if it is so many times as fast: otherwise stream moves as much for a third of the processor time

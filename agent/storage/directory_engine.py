@@ -15,6 +15,7 @@ import msgspec
 
 from agent.errors import NoSpaceError
 from agent.storage.arena import Arena, Room
+from agent.storage.choice import FOLDER
 from agent.storage.directory import DirectoryStore
 from agent.storage.engine import Incoming, Outgoing, TransferReport
 from agent.storage.local import create_local, remove_file
@@ -36,7 +37,7 @@ class DirectoryEngine:
         threads: transfers at once; each waits for the disk most of the time.
     """
 
-    name = "directory"
+    name = FOLDER
 
     def __init__(self, store: DirectoryStore, capacity: int, threads: int) -> None:
         self._store = store

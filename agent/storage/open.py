@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from agent.config.model import EngineChoice, Provider, StorageConfig, TransferConfig
 from agent.config.provider import resolve
 from agent.errors import StorageNotConfiguredError
 from agent.events import Direction, Measurement
-from agent.storage.auto import AutoEngine
-from agent.storage.choice import STREAM, Choice, EngineAccount, choose
-from agent.storage.directory import DirectoryStore
-from agent.storage.directory_engine import DirectoryEngine
+from agent.storage.choice import FOLDER, STREAM, Choice, EngineAccount, choose
 from agent.storage.engine import Share, TransferEngine, WidenableEngine
-from agent.storage.s3 import S3Store
-from agent.storage.s5cmd import S5cmdEngine
 from agent.storage.store import Store
-from agent.storage.stream import StreamEngine
+
+if TYPE_CHECKING:
+    from agent.storage.directory import DirectoryStore
+
+# Stores and engines are imported where one is made: an operation needs one of each, and loading all takes it longer.
 
 DIRECTORY_THREADS = 16
 """Renames at once: enough to hide the latency of fsync on a shared file system."""
@@ -33,6 +33,8 @@ def open_store(storage: StorageConfig, retry_seconds: float = 60.0) -> Store:
     _demand_configured(storage)
     if storage.provider is Provider.LOCAL:
         return _directory(storage)
+    from agent.storage.s3 import S3Store
+
     return S3Store(storage, resolve(storage), retry_seconds)
 
 
@@ -58,14 +60,22 @@ def open_engine(
     """
     _demand_configured(storage)
     if storage.provider is Provider.LOCAL:
+        from agent.storage.directory_engine import DirectoryEngine
+
         return DirectoryEngine(_directory(storage), transfer.staging_size, min(transfer.connections, DIRECTORY_THREADS))
 
     def make(name: str, share: Share) -> WidenableEngine:
         if name == STREAM:
+            from agent.storage.stream import StreamEngine
+
             return StreamEngine(storage, resolve(storage), transfer, share)
+        from agent.storage.s5cmd import S5cmdEngine
+
         return S5cmdEngine(storage, resolve(storage), transfer, staging_dir, share)
 
     if transfer.engine is EngineChoice.AUTO:
+        from agent.storage.auto import AutoEngine
+
         return AutoEngine(make, transfer, direction, choose(measurements, direction))
     return make(transfer.engine.value, Share.whole(transfer))
 
@@ -75,7 +85,7 @@ def foresee(
 ) -> Choice:
     """Returns which engine ``open_engine`` takes, and why; "auto" stands for one that is yet to be found out."""
     if storage.provider is Provider.LOCAL:
-        return Choice(DirectoryEngine.name, "the store is a local folder")
+        return Choice(FOLDER, "the store is a local folder")
     if transfer.engine is not EngineChoice.AUTO:
         return Choice(transfer.engine.value, f'[transfer] engine = "{transfer.engine.value}"')
     undecided = "not measured yet: the next large operation, or `gpusnap bench`, compares stream and s5cmd"
@@ -84,7 +94,10 @@ def foresee(
 
 def account_of(engine: TransferEngine, storage: StorageConfig, transfer: TransferConfig) -> EngineAccount:
     """Returns what an engine that ``open_engine`` has opened says about itself after its work."""
-    if isinstance(engine, AutoEngine):
+    if storage.provider is not Provider.LOCAL and transfer.engine is EngineChoice.AUTO:
+        from agent.storage.auto import AutoEngine
+
+        assert isinstance(engine, AutoEngine)
         return engine.account()
     return EngineAccount(engine.name, foresee(storage, transfer, Direction.DOWNLOAD).reason)
 
@@ -108,6 +121,8 @@ def running_engine(
 
 
 def _directory(storage: StorageConfig) -> DirectoryStore:
+    from agent.storage.directory import DirectoryStore
+
     return DirectoryStore(resolve(storage).endpoint_url, storage.prefix)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import os
 import re
 import ssl
@@ -208,6 +207,8 @@ def _head(method: str, target: str, headers: dict[str, str]) -> bytes:
 
 def refusal(head: Head, text: str) -> RefusedError:
     """Returns what an answer that is not 2xx means, from its head and its body."""
+    import html  # errors alone need it, and it takes a while to load
+
     code_match, message_match = _CODE.search(text), _MESSAGE.search(text)
     code = code_match[1] if code_match else ""
     message = html.unescape(message_match[1]) if message_match else head.reason or "no message"

@@ -106,8 +106,9 @@ def test_what_is_kept_can_be_used_further(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_breaking_it_off_leaves_nothing(folder: Path, number: signal.Signals) -> None:
+    # Shells start what runs in the background with SIGINT ignored, and these tests may be.
     process = subprocess.Popen(
-        [PROGRAM, "demo", "--size", "small", "--folder", str(folder)],
+        ["env", "--default-signal=INT", PROGRAM, "demo", "--size", "small", "--folder", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

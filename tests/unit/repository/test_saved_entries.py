@@ -13,7 +13,7 @@ from agent.errors import DataLossError
 from agent.events import ChunkKind
 from agent.repository import manifest_writer
 from agent.repository.manifest_reader import ManifestReader
-from agent.repository.manifest_walk import ManifestWalk, SavedEntry
+from agent.repository.manifest_walk import SavedEntry, finder
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Chunk, Entry, order
 from tests.support import forging
@@ -50,8 +50,8 @@ def tree(chunks: list[int]) -> list[Entry]:
 
 
 def walked(reader: ManifestReader, paths: list[bytes]) -> list[SavedEntry | None]:
-    walk = ManifestWalk(reader, forging.refuse)
-    return [walk.find(path) for path in paths]
+    find = finder(reader, forging.refuse)
+    return [find(path) for path in paths]
 
 
 @settings(max_examples=200, deadline=None)

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.config.model import ScanConfig
 from agent.errors import DataLossError
 from agent.events import ChunkKind, ClassTotals, ScanTotals
 from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_reader import ManifestReader
-from agent.repository.manifest_walk import ManifestWalk, SavedEntry
+from agent.repository.manifest_walk import SavedEntry, finder
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Chunk, Entry, EntryType, SnapshotSummary
 from agent.snapshot import compare as compare_module
@@ -83,11 +84,11 @@ def test_runs_are_what_a_chunk_holds_and_the_plan_is_that_of_a_scan_without_a_pa
 ) -> None:
     entries = files(sizes)
     placed, table = stored(entries)
-    walk = ManifestWalk(manifest(placed, table), forging.refuse)
+    find = finder(manifest(placed, table), forging.refuse)
     found: list[Entry | SavedEntry] = []
     for entry in entries:
         kind = data.draw(st.sampled_from(["same"] * 20 + ["changed", "gone", "with another before"]))
-        saved = walk.find(entry.path)
+        saved = find(entry.path)
         assert saved is not None
         if kind == "same":
             found.append(saved)
@@ -127,8 +128,8 @@ def entries_of(item: PackPlan | LargePlan | UnchangedRun) -> list[Entry]:
 
 
 def saved_entries(reader: ManifestReader, paths: list[bytes]) -> list[SavedEntry]:
-    walk = ManifestWalk(reader, forging.refuse)
-    return [saved for path in paths if (saved := walk.find(path)) is not None]
+    find = finder(reader, forging.refuse)
+    return [saved for path in paths if (saved := find(path)) is not None]
 
 
 def test_an_unchanged_tree_is_runs_alone() -> None:
@@ -210,10 +211,10 @@ class Touched:
 
     def is_untouched(self, **fields: object) -> bool:
         entry = msgspec.structs.replace(self.entry, **fields)
-        parent = Parent(manifest([entry], [forging.chunk(b"x" * 100)], self.summary), Warnings())
+        parent = Parent(manifest([entry], [forging.chunk(b"x" * 100)], self.summary), ScanConfig(), Warnings())
         saved = parent.find(b"file")
         assert saved is not None
-        return parent.is_untouched(saved, self.facts)
+        return parent.is_untouched(saved, self.facts, 0)
 
 
 def test_a_change_just_before_the_parent_began_counts_as_one_after(tmp_path: Path) -> None:
@@ -252,7 +253,7 @@ def test_damage_in_the_middle_ends_the_comparison_with_a_warning() -> None:
     reader = manifest(entries, [forging.chunk(b"x" * 100)])
     reader.section_index(2).hash = bytes(32)
     warnings = Warnings()
-    parent = Parent(reader, warnings)
+    parent = Parent(reader, ScanConfig(), warnings)
     found = [parent.find(entry.path) for entry in entries]
     assert found[0] is not None
     assert found[-1] is None
