@@ -80,9 +80,12 @@ def _perform(request: Request, emit: Emit, cancel: threading.Event) -> Succeeded
 def _run(request: Request, emit: Emit, cancel: threading.Event) -> OperationResult:
     # Only the pipeline that is needed is imported: it is on the way to the first byte.
     if isinstance(request, SnapshotRequest):
-        from agent.snapshot.run import run as run_snapshot
+        from agent.snapshot.look_ahead import looking_ahead
 
-        return run_snapshot(request, emit, cancel)
+        with looking_ahead(request) as ahead:
+            from agent.snapshot.run import run as run_snapshot
+
+            return run_snapshot(request, emit, cancel, ahead)
     if isinstance(request, RestoreRequest):
         from agent.restore.run import run as run_restore
 

@@ -33,6 +33,7 @@ class Beneath:
         self._makes_missing = makes_missing
         self._names: list[bytes] = []
         self._fds: list[int] = []
+        self._last: tuple[bytes, int] | None = None
 
     def __enter__(self) -> Beneath:
         return self
@@ -53,27 +54,30 @@ class Beneath:
 
     def directory(self, path: bytes) -> int:
         """Returns the descriptor of the directory ``path``; empty for the root. Valid until the next call."""
+        last = self._last
+        if last is not None and last[0] == path:
+            return last[1]
         names = path.split(b"/") if path else []
         self._cut(_common(names, self._names))
         while self._fds and self._fds[-1] == _CLOSED:
             self._cut(len(self._fds) - 1)
         for name in names[len(self._fds) :]:
-            self.enter(name)
-        return self._fds[-1] if self._fds else self._root_fd
+            self._enter(name)
+        fd = self._fds[-1] if self._fds else self._root_fd
+        self._last = path, fd
+        return fd
 
-    def enter(self, name: bytes) -> int:
-        """Returns the descriptor of a directory in the one that was asked for last. Valid until the next call."""
+    def forget(self) -> None:
+        """Closes what is open below the root."""
+        self._cut(0)
+
+    def _enter(self, name: bytes) -> None:
         fd = self._open(self._fds[-1] if self._fds else self._root_fd, name)
         self._fds.append(fd)
         self._names.append(name)
         if len(self._fds) > MAX_OPEN and self._fds[-1 - MAX_OPEN] != _CLOSED:
             os.close(self._fds[-1 - MAX_OPEN])
             self._fds[-1 - MAX_OPEN] = _CLOSED
-        return fd
-
-    def forget(self) -> None:
-        """Closes what is open below the root."""
-        self._cut(0)
 
     def _open(self, parent_fd: int, name: bytes) -> int:
         try:
@@ -88,6 +92,7 @@ class Beneath:
         return os.open(name, DIRECTORY_FLAGS, dir_fd=parent_fd)
 
     def _cut(self, length: int) -> None:
+        self._last = None
         while len(self._fds) > length:
             fd = self._fds.pop()
             self._names.pop()

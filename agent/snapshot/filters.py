@@ -63,6 +63,10 @@ class Filter:
         """Says whether an entry matches an include pattern; always, when there is none."""
         return self._include is None or self._include.match_file(_text(path, is_directory))
 
+    def keeps(self, path: bytes, is_directory: bool) -> bool:
+        """Says whether the patterns keep an entry; a directory also for what may be below it."""
+        return not self.excludes(path, is_directory) and (is_directory or self.includes(path, is_directory))
+
 
 def _text(path: bytes, is_directory: bool) -> str:
     return os.fsdecode(path) + ("/" if is_directory else "")

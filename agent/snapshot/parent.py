@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from agent.repository.manifest_reader import ManifestReader, read_local
 from agent.repository.manifest_walk import SavedEntry, finder
 from agent.repository.model import Chunk, Entry, EntryType
 from agent.repository.repository import Repository
+from agent.snapshot.seen import Status
 
 RACY_NS = 3_000_000_000
 """A change this soon before the parent began may share its time with a later one: clocks of file systems tick in steps
@@ -23,7 +23,7 @@ RACY_NS = 3_000_000_000
 # Bound here, because the scan asks about every entry and an enum's members take long to find.
 _FILE, _DIRECTORY = EntryType.FILE, EntryType.DIRECTORY
 
-IsUntouched = Callable[[SavedEntry, os.stat_result, int], bool]
+IsUntouched = Callable[[SavedEntry, Status, int], bool]
 """Asks about an entry of the parent, what it is now, and the hard-link group that it is in now."""
 
 _UNCOMPARED = {"ctime_ns": 0, "inode": 0, "device": 0}
@@ -58,14 +58,14 @@ class Parent:
 
 
 def _untouched(quiet_before_ns: int, suffixes: tuple[bytes, ...]) -> IsUntouched:
-    def is_untouched(saved: SavedEntry, facts: os.stat_result, group: int) -> bool:
+    def is_untouched(saved: SavedEntry, status: Status, group: int) -> bool:
         kind = saved.type
-        ctime_ns = facts.st_ctime_ns
-        size = facts.st_size if kind is _FILE else 0
+        ctime_ns = status.st_ctime_ns
+        size = status.st_size if kind is _FILE else 0
         return (
-            saved.facts == (size, facts.st_mtime_ns, ctime_ns, facts.st_ino, facts.st_dev)
+            saved.facts == (size, status.st_mtime_ns, ctime_ns, status.st_ino, status.st_dev)
             and ctime_ns < quiet_before_ns
-            and (kind is _DIRECTORY) == stat.S_ISDIR(facts.st_mode)
+            and (kind is _DIRECTORY) == stat.S_ISDIR(status.st_mode)
             and saved.hard_link_group == group
             and (kind is not _FILE or saved.model == saved.path.lower().endswith(suffixes))
         )

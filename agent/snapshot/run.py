@@ -32,6 +32,7 @@ from agent.snapshot.filters import Filter
 from agent.snapshot.found import FoundChunks
 from agent.snapshot.interrupted import Interrupted, Marker
 from agent.snapshot.known import Known
+from agent.snapshot.look_ahead import LookAhead
 from agent.snapshot.packer import LargeFile, Packer, PackTask, SegmentTask
 from agent.snapshot.parent import open_parent
 from agent.snapshot.plan import LargePlan, PackPlan, plan
@@ -55,8 +56,16 @@ ENTRIES_IN_FLIGHT = 32_768
 """Entries between the plan and the manifest at most; with ``plan.MAX_PACK_ENTRIES`` it is at least two packs."""
 
 
-def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> OperationResult:
+def run(
+    request: SnapshotRequest, emit: Emit, cancel: threading.Event, ahead: LookAhead | None = None
+) -> OperationResult:
     """Makes a snapshot; blocks until it is committed.
+
+    Args:
+        request: what is to be saved.
+        emit: gets the events.
+        cancel: ends it.
+        ahead: what looks at the workspace meanwhile, if anything does.
 
     Raises:
         GpusnapError: it failed, or was cancelled. Then no snapshot is listed, and what it uploaded is garbage.
@@ -75,7 +84,7 @@ def run(request: SnapshotRequest, emit: Emit, cancel: threading.Event) -> Operat
             ) as engine,
             contextlib.closing(WorkerProcesses(MODULE, 0)) as processes,
         ):
-            return _Snapshot(request, repository, grace, engine, processes, emit, cancel).run(chosen)
+            return _Snapshot(request, repository, grace, engine, processes, emit, cancel, ahead).run(chosen)
     finally:
         store.close()
 
@@ -107,6 +116,7 @@ class _Snapshot:
         processes: WorkerProcesses,
         emit: Emit,
         cancel: threading.Event,
+        ahead: LookAhead | None,
     ) -> None:
         self._request = request
         self._repository = repository
@@ -115,7 +125,10 @@ class _Snapshot:
         self._emit = emit
         self._host = socket.gethostname()
         self._clock_ahead_ns = repository.store.clock_ahead_ns
-        self._start_ns = time.time_ns() + self._clock_ahead_ns
+        self._ahead = ahead
+        # What is looked at counts from its beginning, by the clock as it goes now.
+        looking_ns = time.monotonic_ns() - ahead.begun_ns if ahead is not None else 0
+        self._start_ns = time.time_ns() - looking_ns + self._clock_ahead_ns
         self._id = keys.new_snapshot_id(self._start_ns)
         self._warnings = SnapshotWarnings()
         self._meter = Meter(STAGES, leading=Stage.PACK)
@@ -134,7 +147,9 @@ class _Snapshot:
         # Whatever cannot be read in the workspace is a warning: what else fails here is the manifest's file.
         with local_errors(f"the staging folder {self._request.staging_dir} cannot be used"), self._crew.work():
             with local_errors(f"the workspace {os.fsdecode(self._request.workspace)} cannot be opened"):
-                root_fd = os.open(self._request.workspace, DIRECTORY_FLAGS)
+                # What was seen ahead must be what is read now, whatever stands at the path meanwhile.
+                workspace = self._request.workspace
+                root_fd = os.open(workspace, DIRECTORY_FLAGS) if self._ahead is None else os.dup(self._ahead.root_fd)
             try:
                 with Reporter(self._meter, self._emit):
                     return self._run(root_fd, chosen)
@@ -153,7 +168,10 @@ class _Snapshot:
         before = known.parent(self._host, request.workspace)
         compared = "" if request.full else before
         parent = open_parent(self._repository, compared, manifest_path + ".parent", request.scan, self._warnings)
-        scanner = Scanner(root_fd, chosen, request.scan, request.one_file_system, self._warnings, parent)
+        if parent is None and self._ahead is not None:
+            self._ahead.abort()
+        warnings, ahead = self._warnings, self._ahead
+        scanner = Scanner(root_fd, chosen, request.scan, request.one_file_system, warnings, parent, ahead)
         scan = ScanAhead(scanner, parent, self._crew, self._meter, self._emit)
         found = FoundChunks(store, begun.now_s, lease.condemned, self._crew) if begun.has_others else None
         if found is not None:
@@ -276,6 +294,8 @@ class _Snapshot:
         return task
 
     def _stop(self) -> None:
+        if self._ahead is not None:
+            self._ahead.abort()
         self._processes.abort()
         self._engine.abort()
 

@@ -10,7 +10,6 @@ import errno
 import itertools
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,11 +19,13 @@ from agent.config.model import ScanConfig
 from agent.pipeline.beneath import Beneath
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.warnings import Warnings
-from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.manifest_walk import SavedEntry
 from agent.repository.model import Entry, EntryType
-from agent.snapshot.filters import CACHE_TAG_NAME, CACHE_TAG_SIGNATURE, Filter
+from agent.snapshot.filters import Filter
+from agent.snapshot.listing import list_directory
+from agent.snapshot.look_ahead import LookAhead
 from agent.snapshot.parent import Parent, is_same
+from agent.snapshot.seen import Facts, Status
 from agent.snapshot.source import open_regular
 from agent.snapshot.sparse import extents_of, may_be_sparse
 
@@ -44,11 +45,6 @@ _SPECIAL = {
 }
 
 
-# As `os.fsencode` has them, which takes longer.
-_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-
-_NO_FOLDERS: frozenset[bytes] = frozenset()
-
 AT_ONCE = 256
 """Entries of a directory that are looked at before the first of them is handed on."""
 
@@ -64,10 +60,10 @@ class _Place(NamedTuple):
 
 
 class _Folder(NamedTuple):
-    """A directory in another one."""
+    """A directory that the walk comes to."""
 
-    name: bytes
-    facts: os.stat_result
+    path: bytes
+    device: int
 
 
 class _Level(NamedTuple):
@@ -78,12 +74,14 @@ class _Level(NamedTuple):
         prefix: what the paths of all that it holds begin with.
         names: what is in it, the last first.
         folders: which of the names are directories, if a filter will ask.
+        facts: what was seen of the names ahead of the scan, in their order; empty if nothing was.
     """
 
     path: bytes
     prefix: bytes
     names: list[bytes]
     folders: frozenset[bytes]
+    facts: list[Facts | None]
 
 
 class Scanner:
@@ -96,6 +94,7 @@ class Scanner:
         one_file_system: whether other file systems are left out.
         warnings: told about what cannot be read.
         parent: the snapshot before, to find what has not changed since; ``None`` to find everything anew.
+        ahead: what was seen before the scan comes to it, which is enough to find what has not changed.
 
     Attributes:
         last_hard_link_group: the highest number of a group of hard links so far, those of the parent included.
@@ -109,13 +108,16 @@ class Scanner:
         one_file_system: bool,
         warnings: Warnings,
         parent: Parent | None = None,
+        ahead: LookAhead | None = None,
     ) -> None:
         self._root_fd = root_fd
+        self._beneath = Beneath(root_fd)
         self._filter = chosen
         self._leaves_out = chosen.leaves_out
         self._suffixes = config.suffixes
         self._one_file_system = one_file_system
         self._warnings = warnings
+        self._ahead = ahead if parent is not None else None
         self._find = parent.find if parent is not None else _find_nothing
         self._is_untouched = parent.is_untouched if parent is not None else _is_never_untouched
         # Names of hard-linked entries that are still to come: (device, inode) -> group, first path, names left.
@@ -130,86 +132,72 @@ class Scanner:
         """
         with local_errors("the workspace cannot be read"):
             facts = os.fstat(self._root_fd)
-            top = self._level(b"", self._root_fd)
+            top = self._level(b"")
             found = self._found(b"", _Place(self._root_fd, b"."), facts, self._find(b""))
         self._device = facts.st_dev
-        names = [name for name in top.names if not name.startswith(WORK_FOLDER_PREFIX)]
-        return itertools.chain([found], self._below(top._replace(names=names)))
+        return itertools.chain([found], self._below(top))
 
     def _below(self, top: _Level) -> Iterator[Found]:
         # A stack and not recursion: trees may be deeper than Python's frames. With include patterns a directory is
         # held back until something below it is kept.
         stack = [top]
         held: list[Found | None] = [None]
-        fd = self._root_fd
-        with Beneath(self._root_fd) as beneath:
+        with self._beneath:
             while stack:
                 level = stack[-1]
-                found, folder = self._next_found(level, fd)
-                is_held = folder is not None and not self._filter.includes(found[-1].path, is_directory=True)
+                found, folder = self._next_found(level)
+                is_held = folder is not None and not self._filter.includes(folder.path, is_directory=True)
                 last = found.pop() if is_held else None
                 if found and self._filter.selects:
                     yield from filter(None, held)
                     held = [None] * len(held)
                 yield from found
-                if folder is not None and not (self._one_file_system and folder.facts.st_dev != self._device):
+                if folder is not None and not (self._one_file_system and folder.device != self._device):
                     try:
-                        fd = beneath.enter(folder.name)
-                        stack.append(self._level(level.prefix + folder.name, fd))
+                        stack.append(self._level(folder.path))
                         held.append(last)
                     except OSError as error:
-                        self._unreadable(level.prefix + folder.name, error)
-                        fd = self._back(level, beneath)
+                        self._unreadable(folder.path, error)
                 elif not level.names:
                     stack.pop()
                     held.pop()
-                    fd = self._back(stack[-1], beneath) if stack else fd
 
-    def _back(self, level: _Level, beneath: Beneath) -> int:
-        """Returns the descriptor of a directory that the walk comes back to; warns of its rest if it is gone."""
-        if not level.names:
-            return self._root_fd  # nothing is looked at from there
-        try:
-            return beneath.directory(level.path)
-        except OSError as error:
-            while level.names:
-                name = level.names.pop()
-                if self._is_kept(level.prefix + name, name in level.folders):
-                    self._unreadable(level.prefix + name, error)
-            return self._root_fd
+    def _level(self, path: bytes) -> _Level:
+        seen = self._ahead.directory(path) if self._ahead is not None else None
+        if seen is not None:
+            names, folders, facts = seen.listing.names, seen.listing.folders, seen.facts
+        else:
+            listing = list_directory(self._beneath.directory(path), path, self._filter)
+            names, folders, facts = listing.names, listing.folders, []
+        return _Level(path, path + b"/" if path else b"", names, folders, facts)
 
-    def _level(self, path: bytes, fd: int) -> _Level:
-        names = [name.encode(_ENCODING, _ERRORS) for name in os.listdir(fd)]
-        names.sort(reverse=True)
-        if self._filter.skips_tagged_caches and CACHE_TAG_NAME in names and _has_signature(fd):
-            names = [CACHE_TAG_NAME]
-        folders = _folders(fd) if self._leaves_out else _NO_FOLDERS
-        return _Level(path, path + b"/" if path else b"", names, folders)
-
-    def _next_found(self, level: _Level, fd: int) -> tuple[list[Found], _Folder | None]:
+    def _next_found(self, level: _Level) -> tuple[list[Found], _Folder | None]:
         """Looks at what comes next in a directory: up to the first directory in it, which is the last found then."""
         found: list[Found] = []
         # Every entry comes by here, and of most nothing has changed: what is asked for each time is bound once.
-        prefix, names, leaves_out = level.prefix, level.names, self._leaves_out
-        find, is_untouched, look = self._find, self._is_untouched, os.stat
+        prefix, names, facts, leaves_out = level.prefix, level.names, level.facts, self._leaves_out
+        find, is_untouched = self._find, self._is_untouched
         for _ in range(min(len(names), AT_ONCE)):
             name = names.pop()
             path = prefix + name
+            status: Status | None = facts.pop() if facts else None
             try:
                 # Asked before hard links are told: the first name of a group must be one that is kept.
-                if leaves_out and not self._is_kept(path, name in level.folders):
+                if leaves_out and not self._filter.keeps(path, name in level.folders):
                     continue
                 if len(path) > MAX_PATH_BYTES:
                     raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-                facts = look(name, dir_fd=fd, follow_symlinks=False)
                 saved = find(path)
-                is_directory = stat.S_ISDIR(facts.st_mode)
-                if saved is not None and (facts.st_nlink == 1 or is_directory) and is_untouched(saved, facts, 0):
+                if saved is not None and status is not None and _is_alone(status) and is_untouched(saved, status, 0):
                     found.append(saved)
-                elif not stat.S_ISSOCK(facts.st_mode):
-                    found.append(self._found(path, _Place(fd, name), facts, saved))
-                if is_directory:
-                    return found, _Folder(name, facts)
+                else:
+                    # Only what has not changed since may have been seen a while ago.
+                    fd = self._beneath.directory(level.path)
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    if not stat.S_ISSOCK(status.st_mode):
+                        found.append(self._found(path, _Place(fd, name), status, saved))
+                if stat.S_ISDIR(status.st_mode):
+                    return found, _Folder(path, status.st_dev)
             except OSError as error:
                 self._unreadable(path, error)
         return found, None
@@ -221,12 +209,6 @@ class Scanner:
             return saved
         entry = self._only_name(path, place, facts)
         return saved if saved is not None and is_same(saved, entry) else entry
-
-    def _is_kept(self, path: bytes, is_directory: bool) -> bool:
-        """Says whether the patterns keep an entry; a directory also for what may be below it."""
-        return not self._filter.excludes(path, is_directory) and (
-            is_directory or self._filter.includes(path, is_directory)
-        )
 
     def _only_name(self, path: bytes, place: _Place, facts: os.stat_result) -> Entry:
         if stat.S_ISREG(facts.st_mode):
@@ -359,31 +341,9 @@ def _with_extents(entry: Entry, place: _Place) -> Entry:
     return msgspec.structs.replace(entry, sparse=True, extents=extents, data_size=data_size)
 
 
-def _has_signature(directory_fd: int) -> bool:
-    try:
-        fd = open_regular(directory_fd, CACHE_TAG_NAME)
-    except OSError:
-        return False
-    try:
-        return os.read(fd, len(CACHE_TAG_SIGNATURE)) == CACHE_TAG_SIGNATURE
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-
-
-def _folders(fd: int) -> frozenset[bytes]:
-    """Returns the names of the directories in an open one, without a look at each where the file system tells."""
-    with os.scandir(fd) as found:
-        return frozenset(os.fsencode(child.name) for child in found if _is_directory(child))
-
-
-def _is_directory(child: os.DirEntry[str]) -> bool:
-    try:
-        return child.is_dir(follow_symlinks=False)
-    except OSError:
-        # Looking at it later fails likewise, and says so.
-        return False
+def _is_alone(status: Status) -> bool:
+    """Says whether what was seen has one name, as far as names can be linked."""
+    return status.st_nlink == 1 or stat.S_ISDIR(status.st_mode)
 
 
 def _find_nothing(path: bytes) -> SavedEntry | None:
@@ -391,6 +351,6 @@ def _find_nothing(path: bytes) -> SavedEntry | None:
     return None
 
 
-def _is_never_untouched(saved: SavedEntry, facts: os.stat_result, group: int) -> bool:
+def _is_never_untouched(saved: SavedEntry, status: Status, group: int) -> bool:
     """What there is to say of any entry without a parent."""
     return False

@@ -103,11 +103,13 @@ class Victim(enum.Enum):
     OPERATION = "operation"
     WORKER = "worker"
     S5CMD = "s5cmd"
+    LOOKOUT = "lookout"
 
 
 _PROGRAMS = {
     Victim.OPERATION: (b"agent.operations.worker",),
     Victim.WORKER: (b"agent.snapshot.worker", b"agent.restore.worker"),
+    Victim.LOOKOUT: (b"agent.snapshot.lookout",),
 }
 
 

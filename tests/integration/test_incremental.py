@@ -38,6 +38,12 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture(params=[False, True], ids=["alone", "with-lookout"], autouse=True)
+def looks_ahead(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has every test run with a lookout and without one."""
+    monkeypatch.setattr(Pipelines, "looks_ahead", request.param)
+
+
 @pytest.fixture
 def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes files that were just written as old ones."""

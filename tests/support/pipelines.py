@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import tempfile
@@ -23,6 +24,7 @@ from agent.repository.repository import Repository
 from agent.restore import run as restore
 from agent.restore.request import IfNotEmpty, RestoreRequest
 from agent.snapshot import run as snapshot
+from agent.snapshot.look_ahead import looking_ahead
 from agent.snapshot.request import SnapshotRequest
 from agent.storage.open import open_store
 
@@ -46,6 +48,9 @@ class Pipelines:
         new_events: makes the list for the events of the next operation; one that acts when it is appended to is how a
             test gets into the middle of an operation.
     """
+
+    looks_ahead = False
+    """Whether snapshots have a lookout, as those of an agent have."""
 
     def __init__(self, folder: Path, storage: StorageConfig | None = None) -> None:
         self.folder = folder
@@ -95,7 +100,8 @@ class Pipelines:
             full=full,
             former=former,
         )
-        return snapshot.run(request, self.events.append, cancel or threading.Event())
+        with looking_ahead(request) if self.looks_ahead else contextlib.nullcontext() as ahead:
+            return snapshot.run(request, self.events.append, cancel or threading.Event(), ahead)
 
     def restore(
         self,
