@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agent.errors import CancelledError
 from agent.events import OperationResult
 from agent.snapshot import parent
-from agent.snapshot.look_ahead import MODULE, LookAhead
+from agent.snapshot.look_ahead import MODULE, LookAhead, looking_ahead
+from agent.snapshot.request import SnapshotRequest
 from agent.snapshot.seen import Seen
+from tests.support import pipelines
 from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.processes import processes_running
 from tests.support.trees import File, Seeded, build
@@ -121,3 +126,18 @@ def test_a_lookout_that_dies_is_not_missed(workspace: Workspace, told: int, monk
     assert result.totals.files == FOLDERS * FILES - 1
     assert result.totals.bytes == 200 * (FOLDERS * FILES - 2) + len("changed")
     assert result.warnings == 0
+
+
+def test_one_that_never_goes_on_can_be_broken_off(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def stopped(request: SnapshotRequest) -> Iterator[LookAhead | None]:
+        with looking_ahead(request) as ahead:
+            (lookout,) = processes_running(MODULE)
+            os.kill(lookout, signal.SIGSTOP)
+            yield ahead
+
+    monkeypatch.setattr(pipelines, "looking_ahead", stopped)
+    cancel = threading.Event()
+    threading.Timer(0.5, cancel.set).start()
+    with pytest.raises(CancelledError):
+        workspace.pipelines.snapshot(os.fsencode(workspace.path), cancel=cancel)
