@@ -87,8 +87,11 @@ def moved_twice(outcome: Outcome) -> int:
 
 
 def victims_of(agent: Daemon) -> list[Victim]:
-    """Returns what an agent with its engine has."""
-    return [each for each in Victim if each is not Victim.S5CMD or agent.environ["GPUSNAP_TRANSFER__ENGINE"] == "s5cmd"]
+    """Returns what an agent with its engine has. A lookout is there only if an earlier snapshot is."""
+    absent = {Victim.LOOKOUT}
+    if agent.environ["GPUSNAP_TRANSFER__ENGINE"] != "s5cmd":
+        absent.add(Victim.S5CMD)
+    return [each for each in Victim if each not in absent]
 
 
 def needs(agent: Daemon, victim: Victim) -> None:
@@ -153,6 +156,7 @@ def test_stopped_for_a_while(
             thread.start()
             outcome = to_its_end(scene, kind)
             thread.join()
+        assert len(stopped) == 1
         assert outcome.succeeded, outcome.end
         assert moved_twice(outcome) <= WORKERS
         scene.check(outcome)

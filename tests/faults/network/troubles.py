@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from agent.repository.manifest_layout import MAGIC
 from tests.faults.invariants import Kind
 from tests.support.proxy import Fault, Seen, answer
 
@@ -70,6 +71,11 @@ def cut(chance: random.Random) -> Fault:
     return Fault(more_length=-chance.randrange(1, 30))
 
 
+def flip_in_manifest(chance: random.Random, stop: int) -> Fault:
+    """A bit is flipped before byte `stop`, but behind the magic, which no reader looks at."""
+    return Fault(flip_at=chance.randrange(len(MAGIC), stop))
+
+
 TROUBLES: dict[str, Trouble] = {
     # `stream` goes on from where a body broke, so that some get to the end though every answer breaks.
     "reset": Trouble(reset, UNAVAILABLE | NONE),
@@ -84,10 +90,10 @@ TROUBLES: dict[str, Trouble] = {
     "cut-repository": Trouble(cut, DAMAGED, few=1, part="/repository.json"),
     "cut-listing": Trouble(cut, few=1, part="list-type=2"),
     "flip-in-chunk": Trouble(lambda chance: Fault(flip_at=chance.randrange(400)), DAMAGED, few=1, part=CHUNKS),
-    "flip-in-manifest": Trouble(lambda chance: Fault(flip_at=chance.randrange(400)), DAMAGED, few=1, part="/manifest"),
+    "flip-in-manifest": Trouble(lambda chance: flip_in_manifest(chance, 400), DAMAGED, few=1, part="/manifest"),
     # A restore looks at the manifest's end first, and then fetches all of it.
     "flip-in-whole-manifest": Trouble(
-        lambda chance: Fault(flip_at=chance.randrange(2500)),
+        lambda chance: flip_in_manifest(chance, 2500),
         DAMAGED,
         few=1,
         part="/manifest",
