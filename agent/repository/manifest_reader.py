@@ -76,6 +76,7 @@ class ManifestReader:
         self._chunks = [index for index in footer.sections if index.kind == pb.SECTION_KIND_CHUNKS]
         self._warnings = [index for index in footer.sections if index.kind == pb.SECTION_KIND_WARNINGS]
         self._table: list[Chunk] | None = None
+        self._last_run: tuple[int, Sequence[pb.ManifestEntry]] = (-1, ())
 
     @property
     def entry_sections(self) -> int:
@@ -138,10 +139,14 @@ class ManifestReader:
                 yield entry
 
     def run_of_entries(self, first: Location, count: int) -> Iterator[Entry]:
-        """Yields ``count`` entries from a place on, checked."""
+        """Yields ``count`` entries from a place on, checked. The section in which the last run ended is kept."""
         number, position = first.section, first.position
         while count > 0 and number < len(self._entries):
-            part = self._checked(self.entry_messages(number)[position : position + count])
+            kept, found = self._last_run
+            if kept != number:
+                found = self.entry_messages(number)
+                self._last_run = number, found
+            part = self._checked(found[position : position + count])
             yield from part
             count -= len(part)
             number, position = number + 1, 0

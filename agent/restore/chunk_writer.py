@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable
@@ -14,16 +13,18 @@ from agent.pipeline.local_errors import local_error
 from agent.pipeline.occupation import processor_seconds
 from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_reader import ManifestReader
-from agent.repository.model import EntryType
 from agent.restore.content import ContentReader
 from agent.restore.decode import Decoder
 from agent.restore.keep import Keeper
 from agent.restore.local import LocalContent
-from agent.restore.plan import PackJob, SegmentPlace, entries_of
+from agent.restore.metadata import Metadata
+from agent.restore.pack_writer import PackWriter
+from agent.restore.plan import PackJob, SegmentPlace
 from agent.restore.present import Comparing
 from agent.restore.segment_file import SegmentFile
 from agent.restore.selection import Selection
 from agent.restore.task import SegmentTask, Task, Written
+from agent.restore.tree_writer import TreeWriter
 from agent.restore.writer import Writer
 from agent.storage.engine import Incoming
 
@@ -61,14 +62,16 @@ class ChunkWriter:
         selection: Selection,
         writer: Writer,
         keeper: Keeper,
+        metadata: Metadata,
         comparing: Comparing,
         warnings: Warnings,
         check: Callable[[], None],
     ) -> None:
-        self._manifest = manifest
-        self._selection = selection
         self._writer = writer
         self._keeper = keeper
+        is_fresh = comparing is Comparing.NOT and selection.everything
+        trees = TreeWriter(writer, metadata, check) if is_fresh else None
+        self._packs = PackWriter(manifest, selection, writer, keeper, trees, check)
         self._local = LocalContent(manifest, selection, comparing, keeper, writer, ContentReader(check))
         self._warnings = warnings
         self._check = check
@@ -103,26 +106,9 @@ class ChunkWriter:
         begun = time.monotonic()
         raw = self._decoder.pack(stored, job.chunk)
         decoded = time.monotonic()
-        count = size = models = kept_files = kept_bytes = 0
-        for entry in itertools.chain(entries_of(self._manifest, self._selection, job), job.extra):
-            self._check()
-            content = raw[entry.data_offset : entry.data_offset + entry.data_size]
-            if self._keeper.keeps(entry, job.groups, content):
-                kept_files += entry.type is EntryType.FILE
-                kept_bytes += entry.data_size
-                continue
-            self._writer.write_small(entry, content)
-            count += 1
-            size += entry.data_size
-            models += entry.data_size if entry.model else 0
-        return Written(
-            content_bytes=size,
-            model_bytes=models,
-            entries=count,
-            decode_seconds=decoded - begun,
-            write_seconds=time.monotonic() - decoded,
-            kept_files=kept_files,
-            kept_bytes=kept_bytes,
+        written = self._packs.write(job, raw)
+        return msgspec.structs.replace(
+            written, decode_seconds=decoded - begun, write_seconds=time.monotonic() - decoded
         )
 
     def _segment(self, task: SegmentTask, stored: memoryview) -> Written:

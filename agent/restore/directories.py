@@ -11,19 +11,19 @@ from agent.pipeline.beneath import Beneath, list_names, remove
 from agent.pipeline.crew import Crew
 from agent.pipeline.local_errors import local_error
 from agent.repository.manifest_reader import ManifestReader
-from agent.repository.model import Entry, EntryType, order
+from agent.repository.model import Entry, order
+from agent.restore.marks import Marks
 from agent.restore.metadata import Metadata
 from agent.restore.request import IfNotEmpty
 from agent.restore.selection import Selection
 from agent.restore.target import Target, is_counted
-
-_DIRECTORIES = frozenset({EntryType.DIRECTORY})
 
 
 class Directories:
     """The directories of one restore.
 
     Args:
+        marks: those that are wanted and, in the end, have not got their metadata yet.
         is_fresh: the target was empty: whoever writes into a directory makes it.
     """
 
@@ -32,6 +32,7 @@ class Directories:
         target: Target,
         manifest: ManifestReader,
         selection: Selection,
+        marks: Marks,
         if_not_empty: IfNotEmpty,
         is_fresh: bool,
         crew: Crew,
@@ -39,6 +40,7 @@ class Directories:
         self._target = target
         self._manifest = manifest
         self._selection = selection
+        self._marks = marks
         self._if_not_empty = if_not_empty
         self._is_fresh = is_fresh
         self._crew = crew
@@ -60,12 +62,15 @@ class Directories:
                     self._make_one(beneath, entry)
 
     def apply_metadata(self, metadata: Metadata) -> None:
-        """Gives every directory its metadata; deeper ones first, as a mode may shut us out. Makes what is missing."""
+        """Gives the directories that are left their metadata, deeper ones first: a mode may shut us out.
+
+        Makes those that are missing.
+        """
         with Beneath(self._target.root_fd, makes_missing=self._is_fresh) as beneath:
             for number in range(self._manifest.entry_sections - 1, -1, -1):
-                for entry in reversed(self._manifest.of_types(number, _DIRECTORIES)):
+                for entry in reversed(self._left(number)):
                     self._crew.check()
-                    if not self._is_wanted(entry) or entry.path in self._kept:
+                    if entry.path in self._kept:
                         continue
                     try:
                         # A descriptor of its own: the cached ones may be of directories that were removed since.
@@ -101,10 +106,11 @@ class Directories:
 
     def _wanted(self) -> Iterator[Entry]:
         for number in range(self._manifest.entry_sections):
-            yield from filter(self._is_wanted, self._manifest.of_types(number, _DIRECTORIES))
+            yield from self._left(number)
 
-    def _is_wanted(self, entry: Entry) -> bool:
-        return self._selection.covers(entry.path) or self._selection.is_above(entry.path)
+    def _left(self, number: int) -> list[Entry]:
+        positions = self._marks.of_section(number)
+        return self._manifest.entries_at(number, positions) if positions else []
 
     def _make_one(self, beneath: Beneath, entry: Entry) -> None:
         try:

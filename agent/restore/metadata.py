@@ -22,20 +22,31 @@ class Metadata:
         self._warnings = warnings
         self._uid = os.geteuid()
         self._gid = os.getegid()
+        self._not_at_creation = 0o7000 | _umask()
 
-    def apply(self, fd: int, entry: Entry, is_ours: bool) -> None:
+    def mode_at_creation(self, entry: Entry) -> int | None:
+        """Returns the mode that a file can be made with where nobody else can enter.
+
+        ``None`` if it must be set later: there is an owner or are attributes to set before, or the umask forbids it.
+        """
+        is_plain = entry.uid == self._uid and entry.gid == self._gid and not entry.xattrs
+        return entry.mode if is_plain and not entry.mode & self._not_at_creation else None
+
+    def apply(self, fd: int, entry: Entry, is_ours: bool, has_mode: bool = False) -> None:
         """Applies everything to an open file or directory. The times come last.
 
         Args:
             is_ours: it was made by this process in a folder that hands no group on, so its owner is known.
+            has_mode: it was made with its mode, as ``mode_at_creation`` says.
         """
-        # chown clears set-id bits and capabilities, a mode changes an ACL, and a read-only mode forbids attributes.
-        mode = self._own(entry, is_ours, lambda uid, gid: os.chown(fd, uid, gid))
-        if entry.xattrs:
-            self._set_xattrs(fd, entry, is_acl=False)
-        os.fchmod(fd, mode)
-        if entry.xattrs:
-            self._set_xattrs(fd, entry, is_acl=True)
+        if not has_mode:
+            # chown clears set-id bits and capabilities, a mode changes an ACL, and a read-only mode forbids attributes.
+            mode = self._own(entry, is_ours, lambda uid, gid: os.chown(fd, uid, gid))
+            if entry.xattrs:
+                self._set_xattrs(fd, entry, is_acl=False)
+            os.fchmod(fd, mode)
+            if entry.xattrs:
+                self._set_xattrs(fd, entry, is_acl=True)
         os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
     def apply_to_kept(self, fd: int, entry: Entry) -> None:
@@ -133,6 +144,15 @@ def _remove_xattrs(fd: int, prefixes: tuple[bytes, ...], kept: frozenset[bytes])
     for name in names:
         if name.startswith(prefixes) and name not in kept:
             os.removexattr(fd, name)
+
+
+def _umask() -> int:
+    """Returns the bits that new files do not get: all of them if nobody says."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return next(int(line.split()[1], 8) for line in file if line.startswith(b"Umask:"))
+    except (OSError, StopIteration):
+        return 0o777
 
 
 def _is_full(place: int | bytes) -> bool:

@@ -16,11 +16,13 @@ from agent.events import ChunkKind, ClassTotals, ScanTotals
 from agent.repository.manifest_reader import Location, ManifestReader
 from agent.repository.model import SEGMENT_SIZE, Chunk, Entry, EntryType, Outline
 from agent.repository.validate import ArchiveCheck
+from agent.restore.marks import Marks
 from agent.restore.selection import Selection
 
 _T = TypeVar("_T")
 
-_WITHOUT_CONTENT = frozenset({EntryType.DIRECTORY, EntryType.HARD_LINK})
+WITHOUT_CONTENT = frozenset({EntryType.DIRECTORY, EntryType.HARD_LINK})
+"""What is made without a pack or segments, once those are written."""
 
 
 class PackJob(msgspec.Struct, frozen=True, tag="pack"):
@@ -93,6 +95,7 @@ class RestorePlan(msgspec.Struct, frozen=True):
         content_bytes: bytes of content that will be written.
         has_hard_links: whether any further name of an entry is chosen.
         promoted: hard-link group -> the chosen name that stands in for the first one, which is not chosen.
+        directories: the chosen ones and those above; whoever gives one its metadata for good unmarks it.
     """
 
     packs: list[PackJob]
@@ -102,6 +105,7 @@ class RestorePlan(msgspec.Struct, frozen=True):
     content_bytes: int
     promoted: dict[int, bytes]
     has_hard_links: bool
+    directories: Marks
 
     @property
     def has_groups(self) -> bool:
@@ -156,7 +160,7 @@ def make_plan(manifest: ManifestReader, selection: Selection) -> RestorePlan:
 def entries_of(manifest: ManifestReader, selection: Selection, job: PackJob) -> list[Entry]:
     """Returns the chosen entries that are written from a pack, without the job's extra ones."""
     run = manifest.run_of_entries(job.first, job.count)
-    return [entry for entry in run if entry.type not in _WITHOUT_CONTENT and selection.covers(entry.path)]
+    return [entry for entry in run if entry.type not in WITHOUT_CONTENT and selection.covers(entry.path)]
 
 
 class _Planner:
@@ -176,6 +180,8 @@ class _Planner:
         self._large: list[LargeFile] = []
         self._links: dict[int, Outline] = {}
         self._has_hard_links = False
+        sections = range(manifest.entry_sections)
+        self._marks = Marks([manifest.section_index(number).count for number in sections])
         self._entries = self._directories = self._link_count = 0
         self._files = {True: [0, 0], False: [0, 0]}
         self._content = 0
@@ -187,11 +193,13 @@ class _Planner:
             self._check.see(entry)
             self._missing.discard(entry.path)
             is_chosen = self._selection.covers(entry.path)
-            has_content = is_chosen and entry.type not in _WITHOUT_CONTENT
+            has_content = is_chosen and entry.type not in WITHOUT_CONTENT
             if entry.chunk in self._in_packs:
                 self._extend_pack(number, position, entry, has_content)
             elif has_content:
                 large.append(position)
+            if entry.type is EntryType.DIRECTORY and (is_chosen or self._selection.is_above(entry.path)):
+                self._marks.add(number, position)
             if is_chosen:
                 self._count(entry)
                 if entry.type is EntryType.HARD_LINK:
@@ -226,6 +234,7 @@ class _Planner:
             content_bytes=self._content,
             promoted={group: link.path for group, link in self._links.items()},
             has_hard_links=self._has_hard_links,
+            directories=self._marks,
         )
 
     def _see_link(self, entry: Outline) -> None:
@@ -258,7 +267,7 @@ class _Planner:
         """Lets the first chosen name of a group have the content, where the group's first name is not chosen."""
         for link in self._links.values():
             original = self._manifest.find(link.link_target)
-            if original is None or original.type in _WITHOUT_CONTENT:
+            if original is None or original.type in WITHOUT_CONTENT:
                 raise DataLossError(f"the manifest is damaged: {link.path!r} is a link to {link.link_target!r}")
             entry = msgspec.structs.replace(original, path=link.path)
             self._content += entry.data_size

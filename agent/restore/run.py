@@ -149,7 +149,9 @@ class _Restore:
         crew = Crew(self._cancel, on_stop=stop)
         with _named(self._request.target), crew.work():
             if_not_empty = self._request.if_not_empty
-            directories = Directories(target, self._manifest, self._selection, if_not_empty, self._is_fresh, crew)
+            directories = Directories(
+                target, self._manifest, self._selection, self._plan.directories, if_not_empty, self._is_fresh, crew
+            )
             directories.prepare()
             with self._hands(target, workers, processes, crew) as hands:
                 if not self._is_fresh:
@@ -204,7 +206,7 @@ class _Restore:
         fetcher = Fetcher(self._engine, self._ahead, self._left, most, workers, crew)
         crew.start("fetch", fetcher.run)
         for number, hand in enumerate(hands):
-            worker = Worker(fetcher, self._manifest, self._selection, hand, self._notes)
+            worker = Worker(fetcher, self._manifest, self._selection, self._plan.directories, hand, self._notes)
             crew.start(f"write-{number}", worker.run)
         crew.join()
         for file in self._left.empty:
@@ -213,10 +215,15 @@ class _Restore:
     def _chunks(self, target: Target, workers: int, processes: WorkerProcesses, crew: Crew) -> ChunkWriting:
         if workers > 1:
             return RemoteWriter(processes, self._setups(), target.folders, crew)
-        keeper = Keeper(target.root_fd, self._comparing, self._metadata)
-        warnings = self._notes.warnings
         return ChunkWriter(
-            self._manifest, self._selection, self._writer(target), keeper, self._comparing, warnings, crew.check
+            self._manifest,
+            self._selection,
+            self._writer(target),
+            Keeper(target.root_fd, self._comparing, self._metadata),
+            self._metadata,
+            self._comparing,
+            self._notes.warnings,
+            crew.check,
         )
 
     def _setups(self) -> Iterator[Setup]:

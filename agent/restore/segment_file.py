@@ -63,13 +63,20 @@ class SegmentFile:
 
 def write_content(fd: int, entry: Entry, start: int, content: memoryview) -> None:
     """Writes stored content that begins at ``start`` to where it belongs in the file."""
+    if not entry.sparse:
+        _write_at(fd, start, content)
+        return
     done = 0
     for offset, length in content_spans(entry, start, len(content)):
-        end = done + length
-        while done < end:
-            count = os.pwrite(fd, content[done:end], offset)
-            done += count
-            offset += count
+        _write_at(fd, offset, content[done : done + length])
+        done += length
+
+
+def _write_at(fd: int, offset: int, content: memoryview) -> None:
+    while content:
+        count = os.pwrite(fd, content, offset)
+        offset += count
+        content = content[count:]
 
 
 def _set_direct(fd: int, is_direct: bool) -> bool:

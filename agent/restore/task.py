@@ -91,6 +91,7 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
         warnings: what could not be restored as asked.
         not_made: paths that were left out.
         kept_files, kept_bytes: files that were in the target before, with their stored content.
+        directories: those of the pack that have their metadata, by their places in its run of entries.
     """
 
     is_done: bool = True
@@ -104,6 +105,7 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
     not_made: tuple[bytes, ...] = ()
     kept_files: int = 0
     kept_bytes: int = 0
+    directories: tuple[int, ...] = ()
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

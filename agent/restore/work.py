@@ -8,6 +8,7 @@ from agent.pipeline.crew import Stopwatch
 from agent.repository.manifest_reader import ManifestReader
 from agent.restore.fetch import Fetched, Fetcher
 from agent.restore.large import Hand
+from agent.restore.marks import Marks
 from agent.restore.notes import Notes
 from agent.restore.plan import Job, PackJob, entries_of
 from agent.restore.selection import Selection
@@ -16,19 +17,25 @@ from agent.storage.engine import Incoming
 
 
 class Worker:
-    """One working thread. Chunks are written by ``chunks``, which may be in a process of its own."""
+    """One working thread. Chunks are written by ``hand``, which may do so in a process of its own.
+
+    Args:
+        directories: those that have not got their metadata yet.
+    """
 
     def __init__(
         self,
         fetcher: Fetcher,
         manifest: ManifestReader,
         selection: Selection,
+        directories: Marks,
         hand: Hand,
         notes: Notes,
     ) -> None:
         self._fetcher = fetcher
         self._manifest = manifest
         self._selection = selection
+        self._directories = directories
         self._chunks = hand.chunks
         self._publisher = hand.publisher
         self._notes = notes
@@ -94,6 +101,8 @@ class Worker:
     def _count(self, job: Job, written: Written) -> None:
         self._notes.meter.add(Stage.DECOMPRESS, job.chunk.raw_size, busy_seconds=written.decode_seconds)
         self._notes.written(written)
+        if isinstance(job, PackJob):
+            self._directories.discard(job.first, written.directories)
 
     def _lost(self, fetched: Fetched, problem: str) -> None:
         job = fetched.job

@@ -52,7 +52,7 @@ def _chunk_writer(setup: Setup, folders: Folders) -> ChunkWriter:
     writer = Writer(folders, setup.number, setup.if_not_empty, metadata, is_fresh, setup.bypasses_cache, warnings)
     keeper = Keeper(folders.root_fd, setup.comparing, metadata)
     # Nothing to check: whoever wants it to stop kills it.
-    return ChunkWriter(manifest, selection, writer, keeper, setup.comparing, warnings, lambda: None)
+    return ChunkWriter(manifest, selection, writer, keeper, metadata, setup.comparing, warnings, lambda: None)
 
 
 def _answer(

@@ -7,6 +7,7 @@ import itertools
 import os
 import stat
 
+import msgspec
 from blake3 import blake3
 
 from agent.errors import LocalIoError
@@ -25,7 +26,19 @@ _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOE
 _UPDATE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
+DIRECT_BYTES = 128 << 10
+"""Files of a pack from this size on are written past the page cache, where large files are."""
+
 _NODE_MODE = {EntryType.FIFO: 0o010000, EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
+
+
+class TreePlace(msgspec.Struct, frozen=True):
+    """Where a whole directory is built, and where it belongs, by descriptors of folders and names in them."""
+
+    work_fd: int
+    temporary: bytes
+    parent_fd: int
+    name: bytes
 
 
 class Writer:
@@ -83,7 +96,7 @@ class Writer:
                 temporary = WORK_FOLDER_PREFIX + next(self._temporary_names)
                 self._make(parent_fd, temporary, parent_fd, name, entry, content)
         except OSError as error:
-            raise _cannot_write(entry, error) from error
+            raise cannot_write(entry, error) from error
 
     def begin_large(self, file: LargeFile) -> None:
         """Makes the unfinished file of a large file, with all its room, unless that was done."""
@@ -100,7 +113,7 @@ class Writer:
                 finally:
                     os.close(fd)
             except OSError as error:
-                raise _cannot_write(file.entry, error) from error
+                raise cannot_write(file.entry, error) from error
             file.is_begun = True
 
     def take_over_large(self, file: LargeFile) -> bool:
@@ -131,7 +144,7 @@ class Writer:
             folder_fd, name = self._unfinished(entry)
             return SegmentFile(os.open(name, _WRITE_FLAGS, dir_fd=folder_fd), entry, self.bypasses_cache)
         except OSError as error:
-            raise _cannot_write(entry, error) from error
+            raise cannot_write(entry, error) from error
 
     def reopen_large(self, entry: Entry) -> int:
         """Opens an unfinished file for reading and writing; the caller closes it.
@@ -156,7 +169,7 @@ class Writer:
                 folder_fd = parent_fd
             self._publish(folder_fd, temporary, parent_fd, name, file.entry)
         except OSError as error:
-            raise _cannot_write(file.entry, error) from error
+            raise cannot_write(file.entry, error) from error
 
     def discard_large(self, file: LargeFile) -> None:
         """Removes the unfinished file of a large file that will not be completed."""
@@ -190,7 +203,7 @@ class Writer:
             finally:
                 os.close(source_fd)
         except OSError as error:
-            raise _cannot_write(entry, error) from error
+            raise cannot_write(entry, error) from error
 
     def _unfinished(self, entry: Entry) -> tuple[int, bytes]:
         """Returns where a large file grows: in the work folder, or beside its final name on another file system."""
@@ -200,31 +213,66 @@ class Writer:
             return self._folders.work_fd, name
         return parent_fd, WORK_FOLDER_PREFIX + name
 
+    def create(self, folder_fd: int, name: bytes, entry: Entry, content: memoryview, is_ours: bool) -> bool:
+        """Makes an entry of a pack with all its metadata.
+
+        Args:
+            is_ours: the folder is in the work folder: nobody else can enter it, and it hands no group on.
+
+        Returns:
+            Whether it was made: without privilege a device is not, which is a warning.
+
+        Raises:
+            OSError: it cannot be made; something may be there under its name.
+        """
+        if entry.type is EntryType.FILE:
+            self._create_file(folder_fd, name, entry, content, is_ours)
+        elif entry.type is EntryType.SYMLINK:
+            os.symlink(entry.link_target, name, dir_fd=folder_fd)
+            self._metadata.apply_to_name(folder_fd, name, entry, is_link=True)
+        else:
+            device = os.makedev(entry.device_major, entry.device_minor)
+            if not self._make_node(name, _NODE_MODE[entry.type], device, folder_fd, entry):
+                return False
+            self._metadata.apply_to_name(folder_fd, name, entry, is_link=False)
+        return True
+
+    def tree_place(self, path: bytes) -> TreePlace | None:
+        """Returns where a whole directory can be built and where it belongs; ``None`` on another file system.
+
+        The descriptors stay valid until something else is written.
+
+        Raises:
+            OSError: the folder that it belongs in cannot be opened or made.
+        """
+        parent_fd, name = self._beneath.parent(path)
+        if os.fstat(parent_fd).st_dev != os.fstat(self._folders.work_fd).st_dev:
+            return None
+        return TreePlace(self._folders.work_fd, next(self._temporary_names), parent_fd, name)
+
     def _make(
         self, folder_fd: int, temporary: bytes, parent_fd: int, name: bytes, entry: Entry, content: memoryview
     ) -> None:
         try:
-            if entry.type is EntryType.FILE:
-                fd = os.open(temporary, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
-                try:
-                    if entry.sparse:
-                        os.ftruncate(fd, entry.size)
-                    write_content(fd, entry, 0, content)
-                    self._metadata.apply(fd, entry, is_ours=folder_fd == self._folders.work_fd)
-                finally:
-                    os.close(fd)
-            elif entry.type is EntryType.SYMLINK:
-                os.symlink(entry.link_target, temporary, dir_fd=folder_fd)
-                self._metadata.apply_to_name(folder_fd, temporary, entry, is_link=True)
-            else:
-                device = os.makedev(entry.device_major, entry.device_minor)
-                if not self._make_node(temporary, _NODE_MODE[entry.type], device, folder_fd, entry):
-                    return
-                self._metadata.apply_to_name(folder_fd, temporary, entry, is_link=False)
-            self._publish(folder_fd, temporary, parent_fd, name, entry)
+            if self.create(folder_fd, temporary, entry, content, is_ours=folder_fd == self._folders.work_fd):
+                self._publish(folder_fd, temporary, parent_fd, name, entry)
         except BaseException:
             remove(folder_fd, temporary)
             raise
+
+    def _create_file(self, folder_fd: int, name: bytes, entry: Entry, content: memoryview, is_ours: bool) -> None:
+        mode = self._metadata.mode_at_creation(entry) if is_ours else None
+        fd = os.open(name, _CREATE_FLAGS, 0o600 if mode is None else mode, dir_fd=folder_fd)
+        try:
+            if entry.sparse:
+                os.ftruncate(fd, entry.size)
+            if self.bypasses_cache and entry.data_size >= DIRECT_BYTES:
+                SegmentFile(fd, entry, bypass=True).write(0, content)
+            else:
+                write_content(fd, entry, 0, content)
+            self._metadata.apply(fd, entry, is_ours, has_mode=mode is not None)
+        finally:
+            os.close(fd)
 
     def _make_node(self, name: bytes, kind: int, device: int, folder_fd: int, entry: Entry) -> bool:
         try:
@@ -286,7 +334,7 @@ def _reserve(fd: int, entry: Entry) -> None:
         os.ftruncate(fd, entry.size)
 
 
-def _cannot_write(entry: Entry, error: OSError) -> Exception:
+def cannot_write(entry: Entry, error: OSError) -> Exception:
     shown = entry.path.decode(errors="backslashreplace")
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return LocalIoError(

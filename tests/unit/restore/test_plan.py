@@ -14,6 +14,7 @@ from agent.events import ChunkKind, ScanTotals
 from agent.repository.manifest_reader import Location, ManifestReader
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import SEGMENT_SIZE, Chunk, Entry
+from agent.restore.marks import Marks
 from agent.restore.plan import PackJob, RestorePlan, SegmentJob, make_plan
 from agent.restore.selection import Selection
 from tests.support.forging import directory, file, hard_link, summary, symlink
@@ -123,7 +124,7 @@ def test_jobs_are_interleaved_and_none_is_lost(packs: list[int], segments: list[
         SegmentJob(Chunk(number.to_bytes(32, "big"), 1, size, ChunkKind.SEGMENT), [])
         for number, size in enumerate(segments)
     ]
-    plan = RestorePlan(pack_jobs, segment_jobs, [], ScanTotals(), 0, {}, has_hard_links=False)
+    plan = RestorePlan(pack_jobs, segment_jobs, [], ScanTotals(), 0, {}, has_hard_links=False, directories=Marks([]))
     jobs = list(plan.jobs())
     assert [job for job in jobs if isinstance(job, PackJob)] == pack_jobs
     assert [job for job in jobs if isinstance(job, SegmentJob)] == segment_jobs

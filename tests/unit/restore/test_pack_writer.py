@@ -1,0 +1,90 @@
+"""A pack is written by whole directories, and one by one where that does not work."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.pipeline.beneath import DIRECTORY_FLAGS
+from agent.pipeline.warnings import Warnings
+from agent.repository.manifest_reader import Location, ManifestReader
+from agent.repository.manifest_writer import ManifestWriter
+from agent.restore.keep import Keeper
+from agent.restore.metadata import Metadata
+from agent.restore.pack_writer import PackWriter
+from agent.restore.plan import PackJob
+from agent.restore.present import Comparing
+from agent.restore.request import IfNotEmpty
+from agent.restore.selection import Selection
+from agent.restore.target import Folders
+from agent.restore.tree_writer import TreeWriter
+from agent.restore.writer import Writer
+from tests.support.forging import chunk, directory, file, summary
+
+PACK = bytes(range(256)) * 16
+RUN = [
+    directory(b""),
+    directory(b"a"),
+    file(b"a/one", 0, 5),
+    directory(b"a/two"),
+    file(b"a/two/three", 512, 7, model=True),
+    directory(b"last"),
+    file(b"last/four", 1024, 9),
+]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "work").mkdir()
+    return tmp_path / "target"
+
+
+@pytest.fixture
+def packs(target: Path) -> Iterator[PackWriter]:
+    written = io.BytesIO()
+    manifest = ManifestWriter(written)
+    for entry in RUN:
+        manifest.add_entry(entry)
+    manifest.finish(summary(), [chunk(PACK)], [])
+    data = written.getvalue()
+    reader = ManifestReader(lambda offset, size: data[offset : offset + size], data, len(data))
+    root_fd, work_fd = (os.open(path, DIRECTORY_FLAGS) for path in (target, target.parent / "work"))
+    metadata = Metadata(warnings := Warnings())
+    writer = Writer(Folders(root_fd, work_fd), 0, IfNotEmpty.FAIL, metadata, True, False, warnings)
+    keeper = Keeper(root_fd, Comparing.NOT, metadata)
+    trees = TreeWriter(writer, metadata, lambda: None)
+    yield PackWriter(reader, Selection(), writer, keeper, trees, lambda: None)
+    writer.close()
+    os.close(root_fd)
+    os.close(work_fd)
+
+
+JOB = PackJob(chunk(PACK), Location(0, 0), len(RUN))
+
+
+def contents(target: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(target)): path.read_bytes() for path in sorted(target.rglob("*")) if path.is_file()}
+
+
+EXPECTED = {"a/one": PACK[:5], "a/two/three": PACK[512:519], "last/four": PACK[1024:1033]}
+
+
+def test_all_is_written_and_counted(packs: PackWriter, target: Path) -> None:
+    written = packs.write(JOB, memoryview(PACK))
+    assert contents(target) == EXPECTED
+    assert (written.entries, written.content_bytes, written.model_bytes) == (3, 21, 7)
+    assert sorted(written.directories) == [1, 3]
+
+
+def test_it_can_be_written_again(packs: PackWriter, target: Path) -> None:
+    first = packs.write(JOB, memoryview(PACK))
+    (target / "a/two/three").write_bytes(b"torn")
+    again = packs.write(JOB, memoryview(PACK))
+    assert contents(target) == EXPECTED
+    assert (again.entries, again.content_bytes) == (first.entries, first.content_bytes)
+    assert again.directories == (), "they were written into once more, which changed their times"

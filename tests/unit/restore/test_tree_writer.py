@@ -1,0 +1,122 @@
+"""Whole directories are built in the work folder and renamed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.errors import LocalIoError
+from agent.pipeline.beneath import DIRECTORY_FLAGS
+from agent.pipeline.warnings import Warnings
+from agent.repository.model import Entry
+from agent.restore.metadata import Metadata
+from agent.restore.request import IfNotEmpty
+from agent.restore.target import Folders
+from agent.restore.tree_writer import TreeWriter
+from agent.restore.writer import DIRECT_BYTES, Writer
+from tests.support.forging import directory, file, hard_link, symlink
+from tests.support.pipelines import memory_folder
+
+PACK = bytes(range(256)) * (2 * DIRECT_BYTES // 256)
+
+
+def owned(entry: Entry, **fields: object) -> Entry:
+    return msgspec.structs.replace(entry, uid=os.geteuid(), gid=os.getegid(), mtime_ns=10**18 + 5, **fields)
+
+
+RUN = [
+    owned(directory(b"d/e"), mode=0o750),
+    owned(file(b"d/e/a", 0, 100), mode=0o640),
+    owned(directory(b"d/e/f"), mode=0o555),
+    owned(file(b"d/e/f/b", 512, DIRECT_BYTES + 513)),
+    owned(symlink(b"d/e/l", b"a")),
+]
+
+
+class Place:
+    """A target and a work folder, and what writes into them."""
+
+    def __init__(self, root: Path, work: Path) -> None:
+        self.root, self.work = root, work
+        root.mkdir()
+        work.mkdir(exist_ok=True)
+        self._folders = Folders(os.open(root, DIRECTORY_FLAGS), os.open(work, DIRECTORY_FLAGS))
+        warnings = Warnings()
+        metadata = Metadata(warnings)
+        self._writer = Writer(self._folders, 0, IfNotEmpty.FAIL, metadata, True, True, warnings)
+        self._trees = TreeWriter(self._writer, metadata, lambda: None)
+
+    def write(self, run: list[Entry], tree: range) -> list[int] | None:
+        return self._trees.write(run, tree, memoryview(PACK))
+
+    def close(self) -> None:
+        self._writer.close()
+        os.close(self._folders.root_fd)
+        os.close(self._folders.work_fd)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path / "target", tmp_path / "work")
+    yield place
+    place.close()
+
+
+def test_a_tree_is_put_in_its_place_with_all_metadata(place: Place) -> None:
+    expected = [2, 0] if os.geteuid() == 0 else [0]
+    assert place.write(RUN, range(len(RUN))) == expected
+    top = place.root / "d" / "e"
+    assert (top / "a").read_bytes() == PACK[:100]
+    assert (top / "f" / "b").read_bytes() == PACK[512 : 512 + DIRECT_BYTES + 513]
+    assert (top / "l").readlink() == Path("a")
+    for entry in (RUN[0], RUN[1], RUN[3]):
+        facts = (place.root / os.fsdecode(entry.path)).stat()
+        assert (stat.S_IMODE(facts.st_mode), facts.st_mtime_ns) == (entry.mode, entry.mtime_ns)
+    assert list(place.work.iterdir()) == []
+
+
+def test_a_directory_that_gets_further_names_is_left_without_metadata(place: Place) -> None:
+    run = [*RUN, owned(hard_link(b"d/e/z", b"d/e/a"))]
+    finished = place.write(run, range(len(run)))
+    assert finished is not None
+    assert 0 not in finished
+    assert not (place.root / "d/e/z").exists()
+
+
+def test_a_place_that_is_taken(place: Place) -> None:
+    there = place.root / "d" / "e" / "there"
+    there.parent.mkdir(parents=True)
+    there.write_text("x")
+    assert place.write(RUN, range(len(RUN))) is None
+    assert there.read_text() == "x"
+    assert os.listdir(there.parent) == ["there"]
+    assert list(place.work.iterdir()) == [], "what was built is removed"
+
+
+def test_a_file_where_the_directory_belongs(place: Place) -> None:
+    (place.root / "d").mkdir()
+    (place.root / "d" / "e").write_text("x")
+    assert place.write(RUN, range(len(RUN))) is None
+    assert (place.root / "d" / "e").read_text() == "x"
+
+
+def test_another_file_system(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as work:
+        if os.stat(work).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is only one file system")
+        place = Place(tmp_path / "target", Path(work))
+        assert place.write(RUN, range(len(RUN))) is None
+        place.close()
+
+
+def test_an_error_names_the_entry(place: Place) -> None:
+    run = [RUN[0], owned(file(b"d/e/" + b"n" * 300, 0, 1))]
+    with pytest.raises(LocalIoError, match=r"d/e/nnn.* cannot be written"):
+        place.write(run, range(2))
+    assert not (place.root / "d" / "e").exists()
