@@ -40,8 +40,10 @@ class Ahead:
                 return
             self._begun[chunk.id] = self._engine.download(keys.chunk(chunk.id), chunk.stored_size)
 
-    def __contains__(self, chunk_id: bytes) -> bool:
-        return chunk_id in self._begun
+    @property
+    def chunk_ids(self) -> frozenset[bytes]:
+        """What was begun and not handed over yet."""
+        return frozenset(self._begun)
 
     def take(self, chunk_id: bytes) -> Future[Incoming] | None:
         """Hands over a chunk; ``None`` if it was not begun, or handed over before."""

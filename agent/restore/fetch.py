@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from agent.pipeline.crew import POLL_SECONDS, Crew
 from agent.repository import keys
 from agent.restore.ahead import Ahead
-from agent.restore.plan import Job, RestorePlan
+from agent.restore.plan import Job
 from agent.storage.engine import Incoming, TransferEngine
 
 FETCH_ATTEMPTS = 3
@@ -27,20 +27,21 @@ class Fetched(msgspec.Struct, frozen=True):
 
 
 class Fetcher:
-    """Runs downloads for a plan. ``run`` is for one thread, ``take`` and what follows it for the others.
+    """Runs downloads. ``run`` is for one thread, ``take`` and what follows it for the others.
 
     Args:
         begun: chunks that are on their way already.
+        jobs: what is fetched, in this order.
         most: jobs between the beginning of their download and the end of their writing at most.
         takers: threads that call ``take``.
     """
 
     def __init__(
-        self, engine: TransferEngine, begun: Ahead, plan: RestorePlan, most: int, takers: int, crew: Crew
+        self, engine: TransferEngine, begun: Ahead, jobs: Iterable[Job], most: int, takers: int, crew: Crew
     ) -> None:
         self._engine = engine
         self._begun = begun
-        self._plan = plan
+        self._jobs = jobs
         self._takers = takers
         self._crew = crew
         self._most = most
@@ -50,7 +51,7 @@ class Fetcher:
     def run(self) -> None:
         """Starts every download and ends when every job is done."""
         under_way = 0
-        for job in self._in_order():
+        for job in self._jobs:
             while under_way >= self._most:
                 under_way -= self._next_message()
             self._start(job, 1)
@@ -79,12 +80,6 @@ class Fetcher:
             return False
         self._messages.put((fetched.job, fetched.attempt + 1))
         return True
-
-    def _in_order(self) -> Iterator[Job]:
-        """Yields all jobs, those that are on their way first: nobody may wait for room while they take it."""
-        jobs = sorted(self._plan.jobs(), key=lambda job: job.chunk.id not in self._begun)
-        self._begun.keep(job.chunk.id for job in jobs)
-        return iter(jobs)
 
     def _next_message(self) -> int:
         """Handles one message of the writing threads; returns how many jobs it ends."""

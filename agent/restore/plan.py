@@ -151,10 +151,7 @@ def make_plan(manifest: ManifestReader, selection: Selection) -> RestorePlan:
         DataLossError: the manifest is damaged.
         InvalidRequestError: a chosen path is not in the snapshot.
     """
-    planner = _Planner(manifest, selection)
-    for number in range(manifest.entry_sections):
-        planner.see(number)
-    return planner.plan()
+    return Planner(manifest, selection).make()
 
 
 def entries_of(manifest: ManifestReader, selection: Selection, job: PackJob) -> list[Entry]:
@@ -163,8 +160,21 @@ def entries_of(manifest: ManifestReader, selection: Selection, job: PackJob) -> 
     return [entry for entry in run if entry.type not in WITHOUT_CONTENT and selection.covers(entry.path)]
 
 
-class _Planner:
-    def __init__(self, manifest: ManifestReader, selection: Selection) -> None:
+class Planner:
+    """Makes one plan.
+
+    Args:
+        on_pack: gets each pack that is needed, once all its entries were seen; of a part of a snapshot, the plan may
+            want more of it.
+
+    Attributes:
+        directories: as in ``RestorePlan``; those that were seen so far.
+    """
+
+    def __init__(
+        self, manifest: ManifestReader, selection: Selection, on_pack: Callable[[PackJob], None] = lambda job: None
+    ) -> None:
+        self._on_pack = on_pack
         self._manifest = manifest
         self._chunks = manifest.chunks()
         self._selection = selection
@@ -181,13 +191,18 @@ class _Planner:
         self._links: dict[int, Outline] = {}
         self._has_hard_links = False
         sections = range(manifest.entry_sections)
-        self._marks = Marks([manifest.section_index(number).count for number in sections])
+        self.directories = Marks([manifest.section_index(number).count for number in sections])
         self._entries = self._directories = self._link_count = 0
         self._files = {True: [0, 0], False: [0, 0]}
         self._content = 0
 
-    def see(self, number: int) -> None:
-        """Takes the next section."""
+    def make(self) -> RestorePlan:
+        """Reads the whole manifest; raises as ``make_plan``."""
+        for number in range(self._manifest.entry_sections):
+            self._see(number)
+        return self._plan()
+
+    def _see(self, number: int) -> None:
         large: list[int] = []
         for position, entry in enumerate(self._manifest.outlines(number)):
             self._check.see(entry)
@@ -199,14 +214,14 @@ class _Planner:
             elif has_content:
                 large.append(position)
             if entry.type is EntryType.DIRECTORY and (is_chosen or self._selection.is_above(entry.path)):
-                self._marks.add(number, position)
+                self.directories.add(number, position)
             if is_chosen:
                 self._count(entry)
                 if entry.type is EntryType.HARD_LINK:
                     self._see_link(entry)
         self._large += map(LargeFile, self._manifest.entries_at(number, large) if large else ())
 
-    def plan(self) -> RestorePlan:
+    def _plan(self) -> RestorePlan:
         if self._missing:
             shown = ", ".join(repr(path) for path in sorted(self._missing)[:3])
             raise InvalidRequestError(f"the snapshot does not hold {shown}", hint="list it with `gpusnap files`")
@@ -234,7 +249,7 @@ class _Planner:
             content_bytes=self._content,
             promoted={group: link.path for group, link in self._links.items()},
             has_hard_links=self._has_hard_links,
-            directories=self._marks,
+            directories=self.directories,
         )
 
     def _see_link(self, entry: Outline) -> None:
@@ -257,9 +272,11 @@ class _Planner:
 
     def _close_pack(self) -> None:
         if self._is_pack_needed:
-            self._packs[self._pack_chunk] = PackJob(
+            job = PackJob(
                 self._chunks[self._pack_chunk], self._pack_first, self._pack_count, groups=tuple(self._pack_groups)
             )
+            self._packs[self._pack_chunk] = job
+            self._on_pack(job)
         self._pack_chunk, self._pack_count, self._is_pack_needed = -1, 0, False
         self._pack_groups = []
 

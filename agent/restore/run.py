@@ -7,11 +7,11 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from agent.config.model import TransferConfig
 from agent.errors import DataLossError, LocalIoError, LocalPermissionError, NoSpaceError
-from agent.events import Begun, Direction, Emit, OperationResult, PresentReport, Stage
+from agent.events import Begun, ChunkKind, Direction, Emit, OperationResult, PresentReport, Stage
 from agent.pipeline.crew import Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
@@ -27,10 +27,12 @@ from agent.restore.fetch import Fetcher
 from agent.restore.keep import Keeper
 from agent.restore.large import Hand, Publisher
 from agent.restore.links import further_names, intact_groups
+from agent.restore.marks import Marks
 from agent.restore.metadata import Metadata
 from agent.restore.notes import Notes
 from agent.restore.page_cache import bypasses
-from agent.restore.plan import RestorePlan, make_plan
+from agent.restore.plan import Job, RestorePlan, make_plan
+from agent.restore.planning import Planning, in_order
 from agent.restore.present import Comparing
 from agent.restore.remote import MODULE, RemoteWriter
 from agent.restore.request import IfNotEmpty, RestoreRequest
@@ -78,9 +80,13 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
             ) as engine,
             contextlib.closing(Ahead(engine, request.transfer)) as ahead,
         ):
+            plan = None
             if selection.everything and request.if_not_empty is IfNotEmpty.FAIL:
                 ahead.begin(manifest.chunks())
-            plan = make_plan(manifest, selection)
+                # Damage is found before anything is written.
+                manifest.check_hashes()
+            else:
+                plan = make_plan(manifest, selection)
             restore = _Restore(request, selection, manifest, manifest_path, plan, engine, ahead, emit, cancel)
             return restore.run(workers, processes)
     finally:
@@ -88,7 +94,11 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
 
 
 class _Restore:
-    """The state of one restore while it runs."""
+    """The state of one restore while it runs.
+
+    Args:
+        plan: what to restore; ``None`` for a whole snapshot, whose plan is made meanwhile.
+    """
 
     def __init__(
         self,
@@ -96,7 +106,7 @@ class _Restore:
         selection: Selection,
         manifest: ManifestReader,
         manifest_path: str,
-        plan: RestorePlan,
+        plan: RestorePlan | None,
         engine: TransferEngine,
         ahead: Ahead,
         emit: Emit,
@@ -106,30 +116,28 @@ class _Restore:
         self._selection = selection
         self._manifest = manifest
         self._manifest_path = manifest_path
-        self._plan = plan
+        self._made = plan
         self._engine = engine
         self._ahead = ahead
         self._emit = emit
         self._cancel = cancel
         self._notes = Notes(Meter(STAGES, leading=Stage.WRITE), emit)
         self._metadata = Metadata(self._notes.warnings)
-        large_bytes = sum(file.entry.data_size for file in plan.large_files())
-        cores = usable_cores()
-        self._bypasses_cache = bypasses(request.transfer.page_cache, large_bytes, free_memory(), cores)
+        self._bypasses_cache = bypasses(request.transfer.page_cache, self._large_bytes(), free_memory(), usable_cores())
         self._numbers = itertools.count()
         self._comparing = Comparing.NOT
-        self._left = plan
+        self._after_reuse: RestorePlan | None = None
 
     def run(self, workers: int, processes: WorkerProcesses) -> OperationResult:
         """Runs the pipeline with so many workers: in processes of their own, or the only one in this process."""
-        self._emit(self._plan.totals)
-        self._notes.meter.expect(Stage.WRITE, self._plan.content_bytes, self._written_entries())
+        if self._made is not None:
+            self._follow(self._made)
         target = open_target(self._request)
         succeeded = False
         try:
             target.begin(self._manifest.summary.id)
             if target.was_empty and not target.has_taken_over:
-                target.require_room(self._plan.content_bytes, self._plan.totals.entries)
+                target.require_room(*self._room())
             else:
                 self._comparing = self._comparison(target)
             self._emit(Begun(self._manifest.summary.id))
@@ -148,18 +156,20 @@ class _Restore:
 
         crew = Crew(self._cancel, on_stop=stop)
         with _named(self._request.target), crew.work():
-            if_not_empty = self._request.if_not_empty
-            directories = Directories(
-                target, self._manifest, self._selection, self._plan.directories, if_not_empty, self._is_fresh, crew
-            )
+            if self._made is None and not self._is_fresh:
+                self._follow(make_plan(self._manifest, self._selection))
+            planning = None
+            if self._made is None:
+                planning = Planning(self._manifest, self._selection, self._ahead, crew.check)
+            marks = planning.directories if planning else self._plan.directories
+            mode = self._request.if_not_empty
+            directories = Directories(target, self._manifest, self._selection, marks, mode, self._is_fresh, crew)
             directories.prepare()
             with self._hands(target, workers, processes, crew) as hands:
-                if not self._is_fresh:
-                    self._left = self._reuse(target, hands, crew)
-                self._move(workers, crew, hands)
+                self._move(target, planning, marks, hands, crew)
             with Stopwatch() as watch:
                 links = self._link(target, crew)
-                if if_not_empty is IfNotEmpty.MIRROR and not self._notes.damage.chunks:
+                if mode is IfNotEmpty.MIRROR and not self._notes.damage.chunks:
                     directories.remove_extraneous()
                 # Before the metadata: removing it changes the target's own time.
                 target.end_work()
@@ -167,6 +177,34 @@ class _Restore:
             self._notes.meter.add(Stage.FINISH, 0, links + self._plan.totals.directories, watch.seconds)
         if self._notes.damage.chunks:
             raise self._data_loss()
+
+    @property
+    def _plan(self) -> RestorePlan:
+        assert self._made is not None
+        return self._made
+
+    @property
+    def _left(self) -> RestorePlan:
+        """What has to be fetched."""
+        return self._after_reuse or self._plan
+
+    def _follow(self, plan: RestorePlan) -> None:
+        self._made = plan
+        self._emit(plan.totals)
+        files = plan.totals.models.files + plan.totals.other.files
+        self._notes.meter.expect(Stage.WRITE, plan.content_bytes, files)
+
+    def _room(self) -> tuple[int, int]:
+        """Returns the bytes and the entries that are to be written."""
+        if self._made is not None:
+            return self._made.content_bytes, self._made.totals.entries
+        totals = self._manifest.summary.totals
+        return totals.models.bytes + totals.other.bytes, totals.entries
+
+    def _large_bytes(self) -> int:
+        if self._made is not None:
+            return sum(file.entry.data_size for file in self._made.large_files())
+        return sum(chunk.raw_size for chunk in self._manifest.chunks() if chunk.kind is ChunkKind.SEGMENT)
 
     def _comparison(self, target: Target) -> Comparing:
         # Without its work folder, what an earlier run has written may be from before the machine went down.
@@ -190,7 +228,7 @@ class _Restore:
             for hand in hands:
                 hand.close()
             with contextlib.closing(self._writer(target)) as writer:
-                for file in self._plan.large_files():
+                for file in self._made.large_files() if self._made else ():
                     if file.is_begun and not file.is_published:
                         writer.discard_large(file)
 
@@ -201,12 +239,23 @@ class _Restore:
         with contextlib.closing(Keeper(target.root_fd, self._comparing, self._metadata)) as keeper:
             return Reuse(self._plan, target.root_fd, hands, keeper, groups, self._notes, crew).run()
 
-    def _move(self, workers: int, crew: Crew, hands: list[Hand]) -> None:
+    def _move(
+        self, target: Target, planning: Planning | None, directories: Marks, hands: list[Hand], crew: Crew
+    ) -> None:
+        jobs: Iterable[Job]
+        if planning is not None:
+            crew.start("plan", lambda: self._follow(planning.make()))
+            jobs = planning.jobs()
+        else:
+            if not self._is_fresh:
+                self._after_reuse = self._reuse(target, hands, crew)
+            jobs = in_order(self._left, self._ahead)
+        workers = len(hands)
         most = chunks_ahead(self._request.transfer, workers)
-        fetcher = Fetcher(self._engine, self._ahead, self._left, most, workers, crew)
+        fetcher = Fetcher(self._engine, self._ahead, jobs, most, workers, crew)
         crew.start("fetch", fetcher.run)
         for number, hand in enumerate(hands):
-            worker = Worker(fetcher, self._manifest, self._selection, self._plan.directories, hand, self._notes)
+            worker = Worker(fetcher, self._manifest, self._selection, directories, hand, self._notes)
             crew.start(f"write-{number}", worker.run)
         crew.join()
         for file in self._left.empty:
@@ -270,10 +319,6 @@ class _Restore:
         for found in further_names(self._manifest, self._selection, self._plan.promoted):
             crew.check()
             yield found
-
-    def _written_entries(self) -> int:
-        totals = self._plan.totals
-        return totals.models.files + totals.other.files
 
     def _data_loss(self) -> DataLossError:
         first = self._notes.damage.chunks[0]

@@ -40,7 +40,7 @@ def engine(tmp_path: Path) -> Iterator[DirectoryEngine]:
 
 
 def begun(ahead: Ahead) -> list[int]:
-    return [number for number, each in enumerate(TABLE) if each.id in ahead]
+    return [number for number, each in enumerate(TABLE) if each.id in ahead.chunk_ids]
 
 
 def test_it_begins_as_the_plan_will_with_a_quarter_of_the_room(engine: DirectoryEngine) -> None:

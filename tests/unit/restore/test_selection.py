@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import InvalidRequestError
-from agent.restore.selection import Selection
+from agent.restore.selection import FEW, Selection
 
 
 @pytest.mark.parametrize("paths", [(), (b"",), (b".",), (b"./",), (b"a", b"")])
@@ -15,8 +15,9 @@ def test_everything(paths: tuple[bytes, ...]) -> None:
     assert all(selection.covers(path) for path in (b"", b"a", b"x/y"))
 
 
-def test_a_path_with_all_below_it() -> None:
-    selection = Selection((b"a/b", b"./c/"))
+@pytest.mark.parametrize("further", [0, FEW])
+def test_a_path_with_all_below_it(further: int) -> None:
+    selection = Selection((b"a/b", b"./c/", *(b"further/%d" % number for number in range(further))))
     assert not selection.everything
     assert all(selection.covers(path) for path in (b"a/b", b"a/b/x", b"a/b/x/y", b"c", b"c/d"))
     assert not any(selection.covers(path) for path in (b"", b"a", b"a/bb", b"a.b", b"ab", b"cc", b"x/a/b"))
