@@ -18,7 +18,7 @@ from agent.storage.local import open_local
 from agent.storage.outgoing_file import OutgoingFile
 from agent.storage.retry import RetryPolicy
 from agent.storage.s5cmd_lane import Lane, Transfer
-from agent.storage.s5cmd_lines import download_connections, download_line, upload_line
+from agent.storage.s5cmd_lines import download_line, download_parts, upload_line
 from agent.storage.s5cmd_program import command_line, environment, find_s5cmd
 from agent.storage.staging import StagedFile, StagingArea, cancelled
 
@@ -62,7 +62,7 @@ class S5cmdEngine:
         # AWS tells the region of a bucket when asked; other services want the one that is configured.
         self._region = resolved.region if resolved.endpoint_url or storage.region else ""
         self._transfer = transfer
-        self._connections = share.connections
+        self._share = share
         self._area = StagingArea(staging_dir, share.bytes)
         self._lock = threading.Lock()
         self._lanes: dict[str, Lane] = {}
@@ -106,7 +106,7 @@ class S5cmdEngine:
         return future
 
     def download(self, key: str, size: int) -> Future[Incoming]:
-        """Fetches an object into the staging folder, over as many connections as its size is worth."""
+        """Fetches an object into the staging folder, in parts that keep all connections busy."""
         future: Future[Incoming] = Future()
         future.set_running_or_notify_cancel()
         url = self._url(key)
@@ -123,11 +123,11 @@ class S5cmdEngine:
             else:
                 future.set_result(incoming)
 
-        connections = download_connections(size, self._connections)
-        line = download_line(url, file.path, self._region, connections)
+        parts = download_parts(size, self._share.bytes, self._share.connections)
+        line = download_line(url, file.path, self._region, parts)
         self._submit(
             "download",
-            Transfer(file.path, line, self._location, self._full(key), done, file.clear, connections),
+            Transfer(file.path, line, self._location, self._full(key), done, file.clear, parts.connections),
         )
         return future
 
@@ -135,7 +135,7 @@ class S5cmdEngine:
         """Allows more staged bytes and connections from now on."""
         self._area.widen(share.bytes)
         with self._lock:
-            self._connections = max(self._connections, share.connections)
+            self._share = Share(max(self._share.bytes, share.bytes), max(self._share.connections, share.connections))
             lanes = list(self._lanes.values())
         for lane in lanes:
             lane.widen(share.connections)
@@ -175,7 +175,7 @@ class S5cmdEngine:
                     f"s5cmd-{name}",
                     command_line(self._program, self._endpoint_url, self._transfer.connections),
                     environment(self._storage, self._region, os.environ),
-                    self._connections,
+                    self._share.connections,
                     RetryPolicy(self._transfer.retry_seconds),
                     STUCK_FACTOR * self._transfer.staging_size,
                 )

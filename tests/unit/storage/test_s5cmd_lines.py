@@ -14,14 +14,17 @@ from agent.storage.failure import FailureKind, to_error
 from agent.storage.s5cmd_lines import (
     TEXT_LIMIT,
     Answer,
+    Parts,
     Remark,
     classify,
     download_line,
+    download_parts,
     parse_line,
     tokens_in,
     upload_line,
 )
 
+MIB = 1 << 20
 TOKEN = "gpusnap-0123456789abcdef"
 PRINTABLE = st.text(st.characters(exclude_categories=["Cc", "Cs"]))
 
@@ -128,7 +131,7 @@ def test_no_error_text_is_too_strange(text: str) -> None:
 @given(PRINTABLE, PRINTABLE, st.sampled_from(["", "us-east-1"]))
 def test_commands_are_one_line_that_a_shell_would_read_back(folder: str, key: str, region: str) -> None:
     path, url = f"/{folder}/{TOKEN}", f"s3://bucket/{key}"
-    up, down = upload_line(path, url, region), download_line(url, path, region, 3)
+    up, down = upload_line(path, url, region), download_line(url, path, region, Parts(3, 9))
     for line, wanted in ((up, [path, url]), (down, [url, path])):
         assert line.endswith(b"\n")
         assert line.count(b"\n") == 1
@@ -136,4 +139,29 @@ def test_commands_are_one_line_that_a_shell_would_read_back(folder: str, key: st
         assert words[:2] == ["cp", "--raw"]
         assert words[-2:] == wanted
         assert (region in words) is bool(region)
+    assert b" --concurrency 3 --part-size 9 " in down
     assert TOKEN in tokens_in(up.decode())
+
+
+@pytest.mark.parametrize(
+    ("size", "room", "connections", "parts"),
+    [
+        (64 * MIB + 95, 384 * MIB, 64, Parts(8, 9)),  # weights, which LZ4 makes a little larger
+        (64 * MIB, 384 * MIB, 64, Parts(8, 8)),
+        (64 * MIB, 192 * MIB, 32, Parts(8, 8)),  # half of all, while `auto` compares
+        (24 * MIB, 384 * MIB, 64, Parts(3, 8)),
+        (24 * MIB - 1, 384 * MIB, 64, Parts(1, 24)),
+        (1, 384 * MIB, 64, Parts(1, 8)),
+        (0, 384 * MIB, 64, Parts(1, 8)),
+        (64 * MIB, 1024 * MIB, 64, Parts(4, 16)),
+        (64 * MIB, 4096 * MIB, 64, Parts(1, 64)),
+        (64 * MIB, 384 * MIB, 16, Parts(1, 64)),
+        (64 * MIB, 160 * MIB, 1, Parts(1, 64)),
+        (64 * MIB, 384 * MIB, 1024, Parts(8, 8)),
+        (1024 * MIB, 32 * MIB, 4, Parts(4, 256)),
+    ],
+)
+def test_an_object_comes_in_as_few_parts_as_keep_all_connections_busy(
+    size: int, room: int, connections: int, parts: Parts
+) -> None:
+    assert download_parts(size, room, connections) == parts
