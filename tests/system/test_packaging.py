@@ -43,6 +43,14 @@ def test_systemd_accepts_the_unit(unit: Path) -> None:
 
 
 @needs_systemd
+def test_systemd_accepts_the_mount_of_the_staging_folder() -> None:
+    mount = PACKAGING / "run-gpusnap-staging.mount"
+    verified = subprocess.run(["systemd-analyze", "verify", "--man=no", mount], capture_output=True, text=True)
+    assert [line for line in verified.stderr.splitlines() if "gpusnap" in line] == []
+    assert verified.returncode == 0, verified.stderr
+
+
+@needs_systemd
 def test_systemd_would_complain_about_a_broken_unit(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("KillMode=mixed", "KillMode=some").replace("WatchdogSec", "WatchdogSecs"))
     verified = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
@@ -79,6 +87,7 @@ def test_the_unit_and_the_configuration_name_the_same_folders() -> None:
     unit = (PACKAGING / "gpusnap-agent.service").read_text()
     assert agent.state_dir == "/var/lib/" + _setting(unit, "StateDirectory")
     assert agent.staging_dir.startswith("/run/" + _setting(unit, "RuntimeDirectory") + "/")
+    assert _setting((PACKAGING / "run-gpusnap-staging.mount").read_text(), "Where") == agent.staging_dir
     assert _setting(unit, "ReadWritePaths") == "-" + agent.workspace_roots[0]
     assert agent.drain_seconds < int(_setting(unit, "TimeoutStopSec"))
 
