@@ -14,6 +14,7 @@ from agent.config.keys import is_secret
 from agent.config.load import LoadedConfig, load
 from agent.config.report import lines, plain_values
 from agent.errors import ConfigError, GpusnapError
+from agent.storage.staging_place import staging_place
 
 EXIT_FAILED = 1
 """The agent cannot do what it was told."""
@@ -76,7 +77,8 @@ def _check_config(options: argparse.Namespace) -> int:
         text = msgspec.json.encode(_as_data(loaded))
         print(msgspec.json.format(text, indent=2).decode())
     else:
-        print("\n".join(lines(loaded)))
+        folder = loaded.config.agent.staging_dir
+        print("\n".join([*lines(loaded), f"# staging: {folder} on {staging_place(folder).text}"]))
     return 0
 
 

@@ -315,7 +315,13 @@ def agent_info(message: pb.GetAgentInfoResponse) -> model.AgentInfo:
         workers=message.workers,
         workers_reason=message.workers_reason,
         providers=tuple(NamedStorage(item.name, storage(item.storage)) for item in message.providers),
+        connections_reason=message.connections_reason,
+        staging=_staging(message.staging) if message.HasField("staging") else None,
     )
+
+
+def _staging(message: pb.StagingFolder) -> model.StagingFolder:
+    return model.StagingFolder(message.path, message.file_system, message.huge_pages, message.description)
 
 
 def _engine_use(message: pb.EngineUse) -> engines.EngineUse:

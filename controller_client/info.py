@@ -19,6 +19,22 @@ class HealthStatus(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class StagingFolder:
+    """Where s5cmd keeps chunks on their way.
+
+    Attributes:
+        file_system: the type of its file system; empty if unknown.
+        huge_pages: whether files there get huge pages, which cost less.
+        description: all that in a phrase, with what would be better.
+    """
+
+    path: str
+    file_system: str
+    huge_pages: bool
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentInfo:
     """What an agent is and how it is configured.
 
@@ -27,6 +43,8 @@ class AgentInfo:
         engine: the engine that downloads, and ``engine_reason`` why; ``engines`` has both directions.
         workers: worker processes that pack or write in one operation, and ``workers_reason`` why so many.
         providers: further stores that the configuration names.
+        connections: connections to the store at once, and ``connections_reason`` why so many.
+        staging: the folder for chunks on their way; ``None`` from an older agent.
     """
 
     version: str
@@ -45,3 +63,5 @@ class AgentInfo:
     workers: int = 0
     workers_reason: str = ""
     providers: tuple[NamedStorage, ...] = ()
+    connections_reason: str = ""
+    staging: StagingFolder | None = None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from controller_client.engines import BenchmarkReport, Measurement
 from controller_client.info import AgentInfo as AgentInfo
 from controller_client.info import HealthStatus as HealthStatus
+from controller_client.info import StagingFolder as StagingFolder
 from controller_client.reports import PresentReport, PruneReport, VerifyReport
 from controller_client.storage import Credentials as Credentials
 from controller_client.storage import Provider as Provider

@@ -29,6 +29,10 @@ class Workers(msgspec.Struct, frozen=True):
 def choose_workers(configured: int, cores: int, free_bytes: int) -> Workers:
     """Decides how many workers pack or write. Pure.
 
+    Unless told, one for each core: they are what costs processor time. Two at least, so that one computes while the
+    other is held up by the disk, and eight at most, so that their memory stays bounded. Fewer where memory is short.
+    What the network gives does not count: it is not known before, and a worker with nothing to do costs only its start.
+
     Args:
         configured: ``[transfer] workers``; 0 to decide here.
         cores: processors that may be used.
@@ -38,10 +42,16 @@ def choose_workers(configured: int, cores: int, free_bytes: int) -> Workers:
         return Workers(configured, f"[transfer] workers = {configured}")
     count = min(max(cores, FEWEST), MOST)
     fitting = free_bytes // MEMORY_SHARE // WORKER_BYTES if free_bytes else count
+    machine = f"{cores} core{'s' if cores > 1 else ''}"
     if fitting < count:
-        return Workers(max(fitting, 1), f"{free_bytes >> 20} MiB of memory are free, and each may take 104 MiB")
-    bound = {FEWEST: "at least two", MOST: "at most eight", cores: "one for each core"}[count]
-    return Workers(count, f"{bound}, on {cores} cores")
+        count = max(fitting, 1)
+        why = (
+            f"all may take a quarter of the {free_bytes >> 20} MiB of free memory, and each takes up to 104; {machine}"
+        )
+    else:
+        bound = {FEWEST: "at least two", MOST: "at most eight", cores: "one for each core"}[count]
+        why = f"{bound}, on {machine}"
+    return Workers(count, f"{why}; [transfer] workers would say otherwise")
 
 
 def worker_count(configured: int) -> int:

@@ -21,7 +21,8 @@ from agent.rpc import convert, orders
 from agent.rpc.convert_engines import engine_use
 from agent.rpc.paging import fitting, make_token, page_size, read_number, read_text, read_token
 from agent.rpc.queries import Queries
-from agent.storage.open import foresee
+from agent.storage.open import explain_connections, foresee
+from agent.storage.staging_place import staging_place
 
 if TYPE_CHECKING:
     from gpusnap.v1.snapshot_agent_pb2_grpc import _ServicerContext
@@ -181,6 +182,7 @@ class SnapshotAgentService(SnapshotAgentServicer):
         measured = self._measured.of(config.storage)
         choices = {each: foresee(config.storage, config.transfer, each, measured) for each in Direction}
         workers = await asyncio.to_thread(_workers, config.transfer.workers)
+        place = await asyncio.to_thread(staging_place, config.agent.staging_dir)
         return pb.GetAgentInfoResponse(
             version=facts.version,
             host=facts.host,
@@ -201,6 +203,13 @@ class SnapshotAgentService(SnapshotAgentServicer):
                 pb.NamedStorage(name=name, storage=convert.storage_message(storage))
                 for name, storage in config.providers.items()
             ],
+            connections_reason=explain_connections(config.storage, config.transfer),
+            staging=pb.StagingFolder(
+                path=config.agent.staging_dir,
+                file_system=place.file_system,
+                huge_pages=place.has_huge_pages,
+                description=place.text,
+            ),
         )
 
     async def CheckStorage(  # noqa: N802

@@ -92,6 +92,16 @@ def foresee(
     return choose(measurements, direction) or Choice(EngineChoice.AUTO.value, undecided)
 
 
+def explain_connections(storage: StorageConfig, transfer: TransferConfig) -> str:
+    """Returns why there are as many connections as there are, in a phrase."""
+    if storage.provider is Provider.LOCAL:
+        files = min(transfer.connections, DIRECTORY_THREADS)
+        return f"the store is a local folder, in which {files} files are written or read at once"
+    if transfer.connections == TransferConfig().connections:
+        return "the default; [transfer] connections would say otherwise"
+    return f"[transfer] connections = {transfer.connections}"
+
+
 def account_of(engine: TransferEngine, storage: StorageConfig, transfer: TransferConfig) -> EngineAccount:
     """Returns what an engine that ``open_engine`` has opened says about itself after its work."""
     if storage.provider is not Provider.LOCAL and transfer.engine is EngineChoice.AUTO:

@@ -12,7 +12,7 @@ from controller_client.cli.json_form import fields_of
 from controller_client.cli.output import one_line
 from controller_client.engines import Measurement
 from controller_client.errors import GpusnapError
-from controller_client.model import AgentInfo, HealthStatus, Provider, Storage
+from controller_client.model import AgentInfo, HealthStatus, Provider, StagingFolder, Storage
 from controller_client.names import show_text
 
 
@@ -40,11 +40,20 @@ def _facts(info: AgentInfo) -> list[tuple[str, str]]:
         *_providers(info),
         *_engines(info),
         ("s5cmd", info.s5cmd_version or "not found"),
-        ("connections", str(info.connections)),
-        ("workers", f"{info.workers}: {info.workers_reason}" if info.workers_reason else str(info.workers)),
+        ("connections", _reasoned(info.connections, info.connections_reason)),
+        ("workers", _reasoned(info.workers, info.workers_reason)),
+        *([("staging", _staging(info.staging))] if info.staging is not None else []),
         ("metrics", info.metrics_address or "off"),
         ("running", ", ".join(info.running_operations) or "nothing"),
     ]
+
+
+def _reasoned(count: int, reason: str) -> str:
+    return f"{count}: {reason}" if reason else str(count)
+
+
+def _staging(folder: StagingFolder) -> str:
+    return f"{folder.path}: {folder.description}"
 
 
 def _providers(info: AgentInfo) -> list[tuple[str, str]]:
@@ -113,6 +122,8 @@ class DoctorCommand:
         _check_roots(info, report)
         storage = self.storage or info.storage
         _check_s5cmd(info, storage, report)
+        if info.staging is not None:
+            report.ok("staging", show_text(_staging(info.staging)))
         await self._check_storage(context, storage, report)
         return ExitCode.FAILED if report.failed else ExitCode.DONE
 

@@ -38,6 +38,7 @@ def test_check_config_shows_where_each_value_comes_from(tmp_path: Path) -> None:
     done = run(*arguments, STORAGE_BUCKET="from-environment", **keys)
     assert done.returncode == 0, done.stderr
     assert "from-environment" in done.stdout
+    assert "# staging: /run/gpusnap/staging on " in done.stdout
     assert SECRET not in done.stdout
 
     done = run(*arguments, "--json", STORAGE_BUCKET="from-environment", **keys)

@@ -272,10 +272,29 @@ def test_delete_with_yes(gpusnap: Gpusnap, workspace: Path, storage: list[str]) 
     assert gpusnap.run("snapshots", *storage).stderr == "no snapshots\n"
 
 
+def test_info_says_why_there_are_so_many_workers_and_connections(daemon_folder: Path) -> None:
+    numbers = {"GPUSNAP_TRANSFER__CONNECTIONS": "5", "GPUSNAP_TRANSFER__WORKERS": "3"}
+    bucket = {"STORAGE_PROVIDER": "s3", "STORAGE_BUCKET": "bucket", "STORAGE_REGION": "us-east-1"}
+    for environ, connections, workers in (
+        (numbers, "5: [transfer] connections = 5", "3: [transfer] workers = 3"),
+        ({}, "64: the default; [transfer] connections would say otherwise", "[transfer] workers would say otherwise"),
+    ):
+        daemon = Daemon(daemon_folder, bucket, environ)
+        try:
+            daemon.start()
+            facts = dict(line.split(maxsplit=1) for line in ok(Gpusnap(daemon.address).run("info")).stdout.splitlines())
+        finally:
+            daemon.close()
+        assert facts["connections"] == connections
+        assert facts["workers"].endswith(workers)
+        assert facts["staging"].startswith(f"{daemon.staging_dir}: ")
+
+
 def test_doctor_says_what_is_wrong(gpusnap: Gpusnap, storage: list[str]) -> None:
     lines = ok(gpusnap.run("doctor")).stdout.splitlines()
     assert all(line.startswith("ok ") for line in lines)
-    assert {"agent", "health", "workspaces", "s5cmd", "storage"} <= {line.split()[1] for line in lines}
+    checked = {"agent", "health", "workspaces", "s5cmd", "staging", "storage"}
+    assert checked <= {line.split()[1] for line in lines}
     ended = gpusnap.run("doctor", *storage[:-1], "/nonexistent/repo")
     assert ended.code == 1
     assert any(line.startswith("failed  storage") and line.endswith(")") for line in ended.stdout.splitlines())

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from agent import version
+from agent.storage.staging_place import staging_place
 from tests.support.daemon import Daemon
 from tests.support.rpc import SECONDS, error_info, restore, snapshot, states
 
@@ -33,6 +34,13 @@ def test_what_the_agent_says_about_itself(daemon: Daemon, stub: SnapshotAgentStu
     assert info.storage == pb.Storage(provider=pb.PROVIDER_LOCAL, endpoint=str(daemon.repository))
     assert (info.engine, info.connections) == ("directory", 64)
     assert info.engine_reason
+    assert "16 files" in info.connections_reason
+    assert info.workers >= 1
+    assert info.workers_reason.endswith("[transfer] workers would say otherwise")
+    assert info.staging.path == str(daemon.staging_dir)
+    place = staging_place(str(daemon.staging_dir))
+    assert (info.staging.file_system, info.staging.huge_pages) == (place.file_system, place.has_huge_pages)
+    assert info.staging.description == place.text
     assert info.metrics_address in daemon.metrics_url
     assert not info.running_operations
 

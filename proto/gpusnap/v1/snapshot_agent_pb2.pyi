@@ -2492,6 +2492,8 @@ class GetAgentInfoResponse(_message.Message):
     WORKERS_FIELD_NUMBER: _builtins.int
     WORKERS_REASON_FIELD_NUMBER: _builtins.int
     PROVIDERS_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_REASON_FIELD_NUMBER: _builtins.int
+    STAGING_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """The agent's version."""
     host: _builtins.str
@@ -2512,6 +2514,8 @@ class GetAgentInfoResponse(_message.Message):
     """Worker processes that pack or write in one operation."""
     workers_reason: _builtins.str
     """Why so many."""
+    connections_reason: _builtins.str
+    """Why so many connections."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the agent started."""
@@ -2536,6 +2540,10 @@ class GetAgentInfoResponse(_message.Message):
     def providers(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedStorage]:
         """Further stores that the configuration names, without credentials."""
 
+    @_builtins.property
+    def staging(self) -> Global___StagingFolder:
+        """The folder for chunks on their way."""
+
     def __init__(
         self,
         *,
@@ -2555,14 +2563,50 @@ class GetAgentInfoResponse(_message.Message):
         workers: _builtins.int = ...,
         workers_reason: _builtins.str = ...,
         providers: _abc.Iterable[Global___NamedStorage] | None = ...,
+        connections_reason: _builtins.str = ...,
+        staging: Global___StagingFolder | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time", "storage", b"storage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["staging", b"staging", "start_time", b"start_time", "storage", b"storage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "engine", b"engine", "engine_reason", b"engine_reason", "engines", b"engines", "format_version", b"format_version", "host", b"host", "metrics_address", b"metrics_address", "providers", b"providers", "running_operations", b"running_operations", "s5cmd_version", b"s5cmd_version", "start_time", b"start_time", "storage", b"storage", "version", b"version", "workers", b"workers", "workers_reason", b"workers_reason", "workspace_roots", b"workspace_roots"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "connections_reason", b"connections_reason", "engine", b"engine", "engine_reason", b"engine_reason", "engines", b"engines", "format_version", b"format_version", "host", b"host", "metrics_address", b"metrics_address", "providers", b"providers", "running_operations", b"running_operations", "s5cmd_version", b"s5cmd_version", "staging", b"staging", "start_time", b"start_time", "storage", b"storage", "version", b"version", "workers", b"workers", "workers_reason", b"workers_reason", "workspace_roots", b"workspace_roots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetAgentInfoResponse: _TypeAlias = GetAgentInfoResponse  # noqa: Y015
+
+@_typing.final
+class StagingFolder(_message.Message):
+    """StagingFolder is where s5cmd keeps chunks on their way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    FILE_SYSTEM_FIELD_NUMBER: _builtins.int
+    HUGE_PAGES_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """The folder's path."""
+    file_system: _builtins.str
+    """The type of its file system, such as "tmpfs"; empty if unknown."""
+    huge_pages: _builtins.bool
+    """Whether files there get huge pages, which cost less."""
+    description: _builtins.str
+    """All that in a phrase, with what would be better."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        file_system: _builtins.str = ...,
+        huge_pages: _builtins.bool = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "file_system", b"file_system", "huge_pages", b"huge_pages", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StagingFolder: _TypeAlias = StagingFolder  # noqa: Y015
 
 @_typing.final
 class NamedStorage(_message.Message):

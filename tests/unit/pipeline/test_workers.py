@@ -9,19 +9,21 @@ import pytest
 from agent.pipeline.workers import WORKER_BYTES, choose_workers, free_memory, usable_cores, worker_count
 
 GIB = 1 << 30
+TOLD = "; [transfer] workers would say otherwise"
+SHORT = "all may take a quarter of the {} MiB of free memory, and each takes up to 104; 16 cores"
 
 
 @pytest.mark.parametrize(
     ("configured", "cores", "free", "count", "reason"),
     [
-        (0, 1, 8 * GIB, 2, "at least two, on 1 cores"),
-        (0, 2, 8 * GIB, 2, "one for each core, on 2 cores"),
-        (0, 5, 8 * GIB, 5, "one for each core, on 5 cores"),
-        (0, 8, 8 * GIB, 8, "one for each core, on 8 cores"),
-        (0, 16, 8 * GIB, 8, "at most eight, on 16 cores"),
-        (0, 16, 4 * 3 * WORKER_BYTES, 3, "1248 MiB of memory are free, and each may take 104 MiB"),
-        (0, 16, GIB // 10, 1, "102 MiB of memory are free, and each may take 104 MiB"),
-        (0, 16, 0, 8, "at most eight, on 16 cores"),
+        (0, 1, 8 * GIB, 2, "at least two, on 1 core" + TOLD),
+        (0, 2, 8 * GIB, 2, "one for each core, on 2 cores" + TOLD),
+        (0, 5, 8 * GIB, 5, "one for each core, on 5 cores" + TOLD),
+        (0, 8, 8 * GIB, 8, "one for each core, on 8 cores" + TOLD),
+        (0, 16, 8 * GIB, 8, "at most eight, on 16 cores" + TOLD),
+        (0, 16, 4 * 3 * WORKER_BYTES, 3, SHORT.format(1248) + TOLD),
+        (0, 16, GIB // 10, 1, SHORT.format(102) + TOLD),
+        (0, 16, 0, 8, "at most eight, on 16 cores" + TOLD),
         (1, 16, 8 * GIB, 1, "[transfer] workers = 1"),
         (100, 2, 0, 100, "[transfer] workers = 100"),
     ],

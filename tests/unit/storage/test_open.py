@@ -10,7 +10,7 @@ from agent.config.model import EngineChoice, Provider, StorageConfig, TransferCo
 from agent.errors import ConfigError, EngineUnavailableError, StorageNotConfiguredError
 from agent.events import Direction, Measurement
 from agent.storage.choice import Choice
-from agent.storage.open import account_of, foresee, open_engine, open_store
+from agent.storage.open import account_of, explain_connections, foresee, open_engine, open_store
 
 CUSTOM = StorageConfig(provider=Provider.CUSTOM, bucket="bucket", endpoint="http://127.0.0.1:1", prefix="a/b")
 
@@ -82,3 +82,11 @@ def test_what_was_measured_is_taken(direction: Direction, engine: str, tmp_path:
     assert "200 MB/s" in account.reason
     assert account.reason == foreseen.reason
     assert account.measurements == ()
+
+
+def test_the_number_of_connections_is_explained(tmp_path: Path) -> None:
+    local = StorageConfig(provider=Provider.LOCAL, endpoint=str(tmp_path))
+    assert explain_connections(CUSTOM, TransferConfig()) == "the default; [transfer] connections would say otherwise"
+    assert explain_connections(CUSTOM, TransferConfig(connections=32)) == "[transfer] connections = 32"
+    assert "in which 16 files are written or read at once" in explain_connections(local, TransferConfig())
+    assert "in which 3 files" in explain_connections(local, TransferConfig(connections=3))
