@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from pathlib import Path
 
 import grpc
@@ -17,12 +16,7 @@ from agent import version
 from agent.storage.staging_place import staging_place
 from tests.support.daemon import Daemon
 from tests.support.rpc import SECONDS, error_info, restore, snapshot, states
-
-
-def scrape(daemon: Daemon) -> dict[str, float]:
-    with urllib.request.urlopen(daemon.metrics_url, timeout=SECONDS) as response:
-        lines = response.read().decode().splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if line[0] != "#")}
+from tests.support.scrape import scrape
 
 
 def test_what_the_agent_says_about_itself(daemon: Daemon, stub: SnapshotAgentStub) -> None:

@@ -114,6 +114,17 @@ def test_prometheus_scrapes_where_the_agent_answers() -> None:
         assert (PACKAGING / rule_file).is_file()
 
 
+def test_every_metric_is_explained() -> None:
+    readme = (PACKAGING / "README.md").read_text()
+    named = set(re.findall(r"`(gpusnap_\w+)`", readme[readme.index("| metric |") :]))
+    families = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in Metrics("0").registry.collect()
+        if family.name.startswith("gpusnap_")
+    }
+    assert named == families
+
+
 def test_the_alerts_use_metrics_that_exist() -> None:
     rules = yaml.safe_load((PACKAGING / "prometheus-rules.yml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
