@@ -22,8 +22,8 @@ help: ## show this
 demo: $(DEMO_READY) ## save and restore a real workspace here; ARGS="--workspace PATH --keep ..." for more
 	@$(BIN)/gpusnap demo $(ARGS)
 
-test: deps lint ## run every check and test but the benchmarks; ARGS="-k name" for some
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow" --ignore tests/benchmarks --ignore tests/faults $(ARGS)
+test: deps lint ## run every check and test but those that break things; ARGS="-k name" for some
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow" --ignore tests/faults $(ARGS)
 
 # Everything that is left to chance follows from SEED, which pytest prints.
 test-faults: deps fault-tools $(DEV_READY) ## break everything that can break; SEED=n repeats a run, FUZZ=10 is longer

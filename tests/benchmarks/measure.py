@@ -43,6 +43,7 @@ class Usage(msgspec.Struct, frozen=True):
         machine_cpu_seconds: time in which the machine's cores were busy, the store's and everybody else's included.
         peak_memory_bytes: the highest sum over the tool's processes.
         health_seconds: how long each health answer took meanwhile; only an agent gives any.
+        engine: the engine that an agent's operation took; empty for other tools.
     """
 
     seconds: float
@@ -50,6 +51,7 @@ class Usage(msgspec.Struct, frozen=True):
     machine_cpu_seconds: float
     peak_memory_bytes: int
     health_seconds: tuple[float, ...] = ()
+    engine: str = ""
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str], folder: Path, log: Path) -> Usage:

@@ -17,6 +17,9 @@ from pathlib import Path
 from controller_client.demo.children import free_port, start_child, stop_child
 from tests.support.processes import wait_until
 
+FURTHER_PATH = ":/usr/sbin"
+"""Where a user's PATH seldom leads."""
+
 _FRAME = """\
 {user}
 worker_processes auto;
@@ -87,7 +90,7 @@ class Nginx:
     """
 
     def __init__(self, folder: Path, server: str = "", certificate: Path | None = None) -> None:
-        program = shutil.which("nginx", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
+        program = shutil.which("nginx", path=os.environ.get("PATH", os.defpath) + FURTHER_PATH)
         if program is None:
             raise FileNotFoundError("nginx is missing")
         self.port = free_port(set())
@@ -99,6 +102,11 @@ class Nginx:
         with (folder / "nginx.log").open("wb") as log:
             self._process = start_child(arguments, environment={}, log=log)
         wait_until(self._answers, f"nginx to start: {folder}/nginx.log", 10.0)
+
+    @property
+    def pid(self) -> int:
+        """Its first process; the others are its children."""
+        return self._process.pid
 
     def make_bucket(self) -> str:
         """Makes an empty bucket and returns its name."""
@@ -126,6 +134,8 @@ def make_certificate(folder: Path) -> Path:
     Raises:
         FileNotFoundError: openssl is missing.
     """
+    if shutil.which("openssl") is None:
+        raise FileNotFoundError("openssl is missing")
     path = folder / "certificate.pem"
     command = [
         "openssl",

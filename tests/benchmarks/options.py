@@ -12,7 +12,8 @@ from tests.benchmarks.stores import StoreKind
 from tests.benchmarks.workspace import Size
 
 TOOLS = ("gpusnap", "restic", "rclone", "tar", "s5cmd", "cp")
-ENGINES = ("s5cmd", "stream", DIRECTORY)
+ENGINES = ("auto", "stream", "s5cmd", DIRECTORY)
+TLS = {"off": (False,), "on": (True,), "both": (False, True)}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Options:
         rounds: how often.
         small_files: whether many small files are measured too.
         megabits: the bandwidth of the link, Mbit/s; ``None`` for no limit.
-        tls: whether the store is reached by https.
+        tls: whether the store is reached by https; both ways if there are two.
+        cores: with how many cores restores are measured, besides.
         json: where to write figures; ``None`` for nowhere.
         cache: the folder of prepared workspaces.
         folder: where is restored to; its disk is measured.
@@ -44,7 +46,8 @@ class Options:
     rounds: int
     small_files: bool
     megabits: float | None
-    tls: bool
+    tls: tuple[bool, ...]
+    cores: tuple[int, ...]
     json: Path | None
     cache: Path
     folder: Path
@@ -58,13 +61,26 @@ def read_options(arguments: list[str] | None = None) -> Options:
     add("--workspace", type=Path, help="what to save; by default a workspace is prepared, once")
     add("--size", type=Size, default=Size.FULL, help="of prepared workspaces: full (3 GB) or quick (300 MB)")
     add("--tools", type=_list_of(TOOLS), help=f"some of {','.join(TOOLS)}")
-    add("--engines", type=lambda text: tuple(text.split(",")), default=ENGINES, help="gpusnap's engines; auto too")
+    add(
+        "--engines",
+        type=lambda text: tuple(text.split(",")),
+        default=ENGINES,
+        help=f"gpusnap's engines, of {','.join(ENGINES)}",
+    )
     kinds = ",".join(kind.value for kind in StoreKind)
     add("--store", type=_list_of(kinds.split(",")), default=tuple(kinds.split(",")), help=f"some of {kinds}")
     add("--rounds", type=_rounds, default=3)
     add("--small-files", action=argparse.BooleanOptionalAction, help="files of 4 KB too; the default with --size full")
     add("--bandwidth", type=_bandwidth, metavar="MBIT", help="of the link to the store, each way, up to about 2000")
-    add("--tls", action="store_true", help="reach the store by https")
+    add(
+        "--tls",
+        choices=TLS,
+        nargs="?",
+        const="on",
+        default="both",
+        help="reach the store by https; both (the default) adds gpusnap and s5cmd cp over https, to the first store",
+    )
+    add("--cores", type=_cores, default=(), metavar="N,N", help="restore to memory with so many cores each: 2,16")
     add("--json", type=Path, metavar="FILE", help="write all figures there")
     add("--cache", type=Path, default=cache, help="where prepared workspaces are kept")
     add("--folder", type=Path, help="where to restore to, on the disk to be measured; by default the cache")
@@ -81,7 +97,8 @@ def read_options(arguments: list[str] | None = None) -> Options:
         rounds=given.rounds,
         small_files=given.size is Size.FULL if given.small_files is None else given.small_files,
         megabits=given.bandwidth,
-        tls=given.tls,
+        tls=TLS[given.tls],
+        cores=given.cores,
         json=given.json,
         cache=given.cache.resolve(),
         folder=(given.folder or given.cache).resolve(),
@@ -100,6 +117,13 @@ class _list_of:  # noqa: N801 - reads as a type of argparse
             if word not in self._allowed:
                 raise argparse.ArgumentTypeError(f"{word!r} is none of {', '.join(self._allowed)}")
         return words
+
+
+def _cores(text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers of cores")
+    return tuple(sorted(set(map(int, words))))
 
 
 def _rounds(text: str) -> int:

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from controller_client import SyncAgentClient, SyncOperationHandle
 from controller_client.errors import GpusnapError
 from controller_client.model import Credentials, Provider, Storage
@@ -29,15 +31,22 @@ ENGINE_KEY = "GPUSNAP_TRANSFER__ENGINE"
 class Gpusnap:
     """One agent that uses one engine.
 
+    What ``auto`` has found out an agent remembers by bucket, and each round has a new one: so every snapshot and every
+    restore of a workspace compares the engines anew, as a first operation does. Only the restore of the weights, which
+    follows in the same bucket, takes what the restore before it has found.
+
     Args:
         engine: the engine, ``directory`` among them.
         roots: what the agent may save, and where it may restore to.
         certificate: what it must trust to reach the store.
+        under: a command that runs the agent, such as one that limits it.
     """
 
     actions = (Action.SNAPSHOT, Action.UNCHANGED, Action.RESTORE, Action.RESTORE_WEIGHTS)
 
-    def __init__(self, engine: str, roots: Sequence[Path], certificate: Path | None = None) -> None:
+    def __init__(
+        self, engine: str, roots: Sequence[Path], certificate: Path | None = None, under: Sequence[str] = ()
+    ) -> None:
         self.name = our_name(engine)
         self.uses_store = engine != DIRECTORY
         self._refusal = engine_refusal(engine)
@@ -53,6 +62,7 @@ class Gpusnap:
                 "GPUSNAP_AGENT__STAGING_DIR": str(self._staging),
                 "GPUSNAP_AGENT__WORKSPACE_ROOTS": ",".join(map(str, roots)),
             },
+            under=under,
         )
         self._saved: dict[Path, str] = {}
         if not self._refusal:
@@ -78,17 +88,30 @@ class Gpusnap:
                 start = functools.partial(client.snapshot, str(job.workspace), storage=self._storage(job))
                 return self._measured(job, start, is_unchanged=action is Action.UNCHANGED)
             paths = [os.fsencode(path) for path in job.contents.weights] if action is Action.RESTORE_WEIGHTS else []
-            target = str(job.target(action))
-            snapshot = self._saved[job.folder]
-            return self._measured(
-                job, lambda: client.restore(snapshot, target, paths=paths, storage=self._storage(job))
-            )
+            return self._restore(client, job, self.saved(job), job.target(action), paths)
+
+    def restore(self, job: Job, snapshot: str, target: Path) -> Usage:
+        """Brings back a snapshot, of this agent or another one, and measures it.
+
+        Raises:
+            ToolError: it failed.
+        """
+        with SyncAgentClient(self._daemon.address) as client:
+            return self._restore(client, job, snapshot, target, [])
+
+    def saved(self, job: Job) -> str:
+        """Returns the id of the last snapshot of a job."""
+        return self._saved[job.folder]
 
     def close(self) -> None:
         """Ends the agent."""
         self._daemon.close()
         shutil.rmtree(self._staging, ignore_errors=True)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _restore(self, client: SyncAgentClient, job: Job, snapshot: str, target: Path, paths: Sequence[bytes]) -> Usage:
+        storage = self._storage(job)
+        return self._measured(job, lambda: client.restore(snapshot, str(target), paths=paths, storage=storage))
 
     def _measured(self, job: Job, start: Callable[[], SyncOperationHandle], is_unchanged: bool = False) -> Usage:
         try:
@@ -101,7 +124,7 @@ class Gpusnap:
         if is_unchanged and (result.chunks_transferred or result.unchanged_files < result.totals.files):
             raise ToolError(f"only {result.unchanged_files} of {result.totals.files} files were found unchanged")
         self._saved[job.folder] = result.snapshot_id
-        return watch.usage
+        return msgspec.structs.replace(watch.usage, engine=result.engine)
 
     def _storage(self, job: Job) -> Storage:
         if not self.uses_store:

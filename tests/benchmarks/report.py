@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 
 from tests.benchmarks.rounds import Case, Outcome, Sample, Skipped
-from tests.benchmarks.stores import StoreKind
+from tests.benchmarks.scaling import Scaling, scaling_lines
+from tests.benchmarks.stores import Store, StoreKind
 from tests.benchmarks.table import (
     Summary,
     Target,
@@ -38,6 +39,7 @@ class Section(msgspec.Struct, frozen=True):
 
     workspace: str
     store: StoreKind
+    tls: bool
     files: int
     bytes: int
     weight_bytes: int
@@ -48,14 +50,21 @@ class Section(msgspec.Struct, frozen=True):
     skipped: list[Skipped]
 
 
-class Report(msgspec.Struct, frozen=True):
-    """One whole benchmark. ``versions`` by the tool's name."""
+class Report(msgspec.Struct):
+    """One whole benchmark, growing while it runs, so that what was measured is not lost if it ends early.
+
+    Attributes:
+        versions: by the tool's name.
+        skipped: stores that could not be had.
+        scaling: how restores profit from cores, if that was asked for.
+    """
 
     machine: Machine
-    tls: bool
     megabits: float | None
-    versions: dict[str, str]
-    sections: list[Section]
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    sections: list[Section] = msgspec.field(default_factory=list)
+    skipped: list[Skipped] = msgspec.field(default_factory=list)
+    scaling: Scaling | None = None
 
 
 def this_machine() -> Machine:
@@ -64,45 +73,57 @@ def this_machine() -> Machine:
     return Machine(len(os.sched_getaffinity(0)), memory, platform.release(), os.getloadavg()[0])
 
 
-def section_of(case: Case, store: StoreKind, outcome: Outcome, *, small_files: bool) -> Section:
-    """Returns the figures of one case."""
-    found = summarize(outcome.samples)
+def section_of(case: Case, store: Store, outcome: Outcome, *, small_files: bool) -> Section:
+    """Returns the figures of one case, as far as it was measured."""
+    tls = store.certificate is not None
     contents = case.contents
-    targets = (
-        small_file_targets(found, contents.files) if small_files else workspace_targets(found, contents.weight_bytes)
-    )
     return Section(
         case.name,
-        store,
+        store.kind,
+        tls,
         contents.files,
         contents.bytes,
         contents.weight_bytes,
         outcome.samples,
-        list(found.values()),
+        list(summarize(outcome.samples).values()),
         outcome.verdicts,
         # The targets are ratios against a real S3 server; the other store shows what is possible.
-        targets if store is StoreKind.SEAWEED else [],
+        _targets(case, outcome, tls, small_files) if store.kind is StoreKind.SEAWEED else [],
         outcome.skipped,
     )
+
+
+def _targets(case: Case, outcome: Outcome, tls: bool, small_files: bool) -> list[Target]:
+    found = summarize(outcome.samples)
+    if small_files:
+        return small_file_targets(found, case.contents.files)
+    targets = workspace_targets(found, case.contents.weight_bytes, tls=tls)
+    # Over https not every tool takes part.
+    return [target for target in targets if target.value is not None] if tls else targets
 
 
 def lines(report: Report) -> Iterator[str]:
     """Yields the report for the terminal."""
     machine = report.machine
     link = f"{report.megabits:g} Mbit/s" if report.megabits else "unlimited"
-    yield f"{machine.cores} cores, load {machine.load:.1f}; {'https' if report.tls else 'http'}, bandwidth {link}"
+    yield f"{machine.cores} cores, load {machine.load:.1f}; bandwidth {link}"
     for tool, version in report.versions.items():
         yield f"  {tool}: {version}"
+    yield from skipped_lines(report.skipped)
     for section in report.sections:
         found = {(summary.tool, summary.action): summary for summary in section.summaries}
+        way = f"{section.store.value} over {'https' if section.tls else 'http'}"
         yield ""
-        yield f"{section.workspace} to {section.store.value}: {section.files:,} files, {section.bytes / 1e9:.2f} GB"
+        yield f"{section.workspace} to {way}: {section.files:,} files, {section.bytes / 1e9:.2f} GB"
         if found:
             yield from summary_lines(found, section.verdicts)
         yield from skipped_lines(section.skipped)
         if section.targets:
             yield ""
             yield from target_lines(section.targets)
+    if report.scaling is not None:
+        yield ""
+        yield from scaling_lines(report.scaling)
 
 
 def write_json(report: Report, path: Path) -> None:

@@ -57,7 +57,9 @@ class Outcome:
     skipped: list[Skipped] = field(default_factory=list)
 
 
-def compete(tools: Sequence[Tool], store: Store, case: Case, rounds: int, folder: Path, verifier: Verifier) -> Outcome:
+def compete(
+    tools: Sequence[Tool], store: Store, case: Case, rounds: int, folder: Path, verifier: Verifier, outcome: Outcome
+) -> None:
     """Lets each tool do its actions, round by round.
 
     A tool that fails is left out from then on, by name. What the first round restored is compared. Nothing is deleted,
@@ -70,8 +72,8 @@ def compete(tools: Sequence[Tool], store: Store, case: Case, rounds: int, folder
         rounds: how often.
         folder: an existing folder on the disk that is measured; the caller deletes it at the very end.
         verifier: compares the trees.
+        outcome: takes what is measured, as soon as it is.
     """
-    outcome = Outcome()
     left = []
     for tool in tools:
         if reason := tool.unfit(store):
@@ -82,7 +84,7 @@ def compete(tools: Sequence[Tool], store: Store, case: Case, rounds: int, folder
         for place, tool in enumerate(list(left)):
             job_folder = folder / f"round-{number}-tool-{place}"
             job_folder.mkdir(parents=True)
-            print(f"{case.name}, {store.kind.value}, round {number} of {rounds}: {tool.name}", flush=True)
+            print(f"{case.name}, {store.name}, round {number} of {rounds}: {tool.name}", flush=True)
             try:
                 with store.bucket() as bucket:
                     job = Job(case.workspace, case.contents, case.chunks, bucket, job_folder)
@@ -93,7 +95,6 @@ def compete(tools: Sequence[Tool], store: Store, case: Case, rounds: int, folder
                 outcome.skipped.append(Skipped(tool.name, f"failed in round {number}: {error}"))
                 left.remove(tool)
             _empty(job_folder)
-    return outcome
 
 
 def chunk_files(tool: Tool, workspace: Path, contents: Contents, folder: Path) -> Path:

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,63 +25,105 @@ import agent
 import controller_client
 from tests.benchmarks.options import Options, read_options
 from tests.benchmarks.ours import DIRECTORY, Gpusnap
-from tests.benchmarks.report import Machine, Report, Section, lines, section_of, this_machine, write_json
-from tests.benchmarks.rivals import RIVALS, Rclone
-from tests.benchmarks.rounds import Case, Skipped, chunk_files, compete
-from tests.benchmarks.stores import Store, open_store
+from tests.benchmarks.report import Report, Section, lines, section_of, this_machine, write_json
+from tests.benchmarks.rivals import RIVALS, ChunkCopy, Rclone
+from tests.benchmarks.rounds import Case, Outcome, Skipped, chunk_files, compete
+from tests.benchmarks.scaling import Scaling, measure_scaling
+from tests.benchmarks.stores import Store, StoreKind, StoreMissingError, open_store
 from tests.benchmarks.tools import Tool
 from tests.benchmarks.verify import Verifier
 from tests.benchmarks.workspace import WorkspaceError, contents, prepare, prepare_small_files
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures, prints, and returns 1 if a tool failed or gpusnap did not restore a workspace as it was."""
+    """Measures, prints, and returns 1 if a tool failed or gpusnap did not restore a workspace as it was.
+
+    However it ends, it prints and writes what was measured until then.
+    """
     options = read_options(arguments)
-    machine = this_machine()
+    report = Report(this_machine(), options.megabits)
     options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=options.folder))
+    status = 0
     try:
-        report = _measure(options, machine, folder)
-    except (FileNotFoundError, WorkspaceError) as error:
+        _Benchmark(options, folder, report).run()
+    except WorkspaceError as error:
         print(f"make bench: {error}", file=sys.stderr)
-        return 1
+        status = 1
     except KeyboardInterrupt:
         print("make bench: interrupted; deleting what it made", file=sys.stderr)
-        return 130
+        status = 130
+    except Exception:
+        traceback.print_exc()
+        status = 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print()
     print("\n".join(lines(report)))
     if options.json:
         write_json(report, options.json)
-    return 0 if all(map(_is_sound, report.sections)) else 1
+    return status or (0 if _is_sound(report) else 1)
 
 
-def _measure(options: Options, machine: Machine, folder: Path) -> Report:
-    _compile_ours()
-    cases = _cases(options, folder)
-    roots = [folder, *(case.workspace for case in cases)]
-    verifier = Verifier()
-    sections: list[Section] = []
-    versions: dict[str, str] = {}
-    for kind in options.stores:
-        place = folder / kind.value
-        place.mkdir()
-        with (
-            open_store(kind, place, tls=options.tls, megabits=options.megabits) as store,
-            contextlib.ExitStack() as stack,
-        ):
-            tools = list(_tools(options, roots, store, stack))
-            versions |= {tool.name: tool.version() for tool in tools if not tool.unfit(store)}
+class _Benchmark:
+    """One run, whose report grows with it."""
+
+    def __init__(self, options: Options, folder: Path, report: Report) -> None:
+        self._options = options
+        self._folder = folder
+        self._report = report
+        self._verifier = Verifier()
+
+    def run(self) -> None:
+        """Measures all that was asked for."""
+        _compile_ours()
+        cases = _cases(self._options, self._folder)
+        for tls in self._options.tls:
+            again = tls and len(self._options.tls) > 1
+            for kind in self._options.stores[:1] if again else self._options.stores:
+                name = f"{kind.value}{' over https' if tls else ''}"
+                place = self._place(name.replace(" ", "-"))
+                try:
+                    with open_store(kind, place, tls=tls, megabits=self._options.megabits) as store:
+                        self._against(store, cases, place, again=again)
+                except StoreMissingError as error:
+                    self._report.skipped.append(Skipped(name, str(error)))
+        if self._options.cores:
+            self._scale(cases[0])
+
+    def _against(self, store: Store, cases: Sequence[Case], place: Path, *, again: bool) -> None:
+        """Measures against one store; ``again`` only what https changes for gpusnap."""
+        with contextlib.ExitStack() as stack:
+            tools = list(_tools(self._options, [place, *(case.workspace for case in cases)], store, stack))
+            if again:
+                tools = [tool for tool in tools if isinstance(tool, Gpusnap | ChunkCopy)]
+            self._report.versions |= {tool.name: tool.version() for tool in tools if not tool.unfit(store)}
             # What needs no store is measured beside the first one.
-            tools = [tool for tool in tools if tool.uses_store or kind is options.stores[0]]
-            for number, case in enumerate(cases):
+            tools = [tool for tool in tools if tool.uses_store or not self._report.sections]
+            for number, case in enumerate(cases[:1] if again else cases):
                 small = number > 0
-                fit, left_out = _for_small_files(tools, options) if small else (tools, [])
-                outcome = compete(fit, store, case, options.rounds, place / f"case-{number}", verifier)
-                outcome.skipped += left_out
-                sections.append(section_of(case, kind, outcome, small_files=small))
-    return Report(machine, options.tls, options.megabits, versions, sections)
+                fit, left_out = _for_small_files(tools, self._options) if small else (tools, [])
+                outcome = Outcome(skipped=left_out)
+                folder = place / f"case-{number}"
+                try:
+                    compete(fit, store, case, self._options.rounds, folder, self._verifier, outcome)
+                finally:
+                    self._report.sections.append(section_of(case, store, outcome, small_files=small))
+
+    def _scale(self, case: Case) -> None:
+        scaling = self._report.scaling = Scaling(case.name, case.contents.bytes)
+        # One that is yet to find out its engine would blur what the cores do.
+        engine = next((each for each in self._options.engines if each in ("stream", "s5cmd")), "stream")
+        try:
+            with open_store(StoreKind.NGINX, self._place("scaling"), tls=False, megabits=None) as store:
+                measure_scaling(scaling, case, self._options.cores, engine, self._options.rounds, store)
+        except StoreMissingError as error:
+            scaling.skipped.append(Skipped(StoreKind.NGINX.value, str(error)))
+
+    def _place(self, name: str) -> Path:
+        place = self._folder / name
+        place.mkdir()
+        return place
 
 
 def _compile_ours() -> None:
@@ -124,7 +167,13 @@ def _for_small_files(tools: Sequence[Tool], options: Options) -> tuple[list[Tool
     return [tool for tool in tools if tool not in slow], [Skipped(tool.name, reason) for tool in slow]
 
 
-def _is_sound(section: Section) -> bool:
+def _is_sound(report: Report) -> bool:
+    scaled = report.scaling.skipped if report.scaling else []
+    is_scaled = not any(each.reason.startswith("failed") for each in scaled)
+    return bool(report.sections) and is_scaled and all(map(_is_well, report.sections))
+
+
+def _is_well(section: Section) -> bool:
     failed = any(each.reason.startswith("failed") for each in section.skipped)
     ours = [verdict for tool, verdict in section.verdicts.items() if tool.startswith("gpusnap")]
     return not failed and not any(verdict.content or verdict.metadata for verdict in ours)

@@ -31,6 +31,10 @@ class StoreKind(enum.Enum):
     NGINX = "nginx"
 
 
+class StoreMissingError(Exception):
+    """A store cannot be started, as a program is missing; the message names it."""
+
+
 class Server(Protocol):
     """What keeps the objects."""
 
@@ -79,6 +83,11 @@ class Store:
     certificate: Path | None
 
     @property
+    def name(self) -> str:
+        """How the report calls it."""
+        return f"{self.kind.value} over https" if self.certificate else self.kind.value
+
+    @property
     def complete(self) -> bool:
         """Whether it has listings and multipart uploads."""
         return self.kind is StoreKind.SEAWEED
@@ -104,31 +113,38 @@ def open_store(kind: StoreKind, folder: Path, *, tls: bool, megabits: float | No
         megabits: the bandwidth of the link in Mbit/s each way; unlimited by default.
 
     Raises:
-        FileNotFoundError: a program is missing.
+        StoreMissingError: a program is missing.
     """
     with contextlib.ExitStack() as stack:
-        certificate = make_certificate(_subfolder(folder, "tls")) if tls else None
-        server: Server
-        if kind is StoreKind.NGINX:
-            memory = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpusnap-nginx-", dir=memory_folder()))
-            server = nginx = Nginx(Path(memory), certificate=certificate)
-            stack.callback(nginx.stop)
-            port = nginx.port
-        else:
-            # Its sockets lie in its folder, and their paths must be short.
-            short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpusnap-bench-"))) / "seaweed"
-            short.symlink_to(_subfolder(folder, "seaweed"))
-            server = seaweed = SeaweedServer(str(short), ACCESS_KEY, SECRET_KEY)
-            seaweed.start()
-            stack.callback(seaweed.stop)
-            port = int(seaweed.endpoint.rpartition(":")[2])
-            if tls:
+        try:
+            certificate = make_certificate(_subfolder(folder, "tls")) if tls else None
+            server, port = _nginx(stack, certificate) if kind is StoreKind.NGINX else _seaweed(stack, folder)
+            if certificate and kind is not StoreKind.NGINX:
                 front = Nginx(_subfolder(folder, "front"), f"127.0.0.1:{port}", certificate)
                 stack.callback(front.stop)
                 port = front.port
+        except FileNotFoundError as error:
+            raise StoreMissingError(str(error)) from error
         if megabits is not None:
             port = stack.enter_context(_shaped(port, megabits))
         yield Store(kind, server, f"{'https' if tls else 'http'}://127.0.0.1:{port}", certificate)
+
+
+def _nginx(stack: contextlib.ExitStack, certificate: Path | None) -> tuple[Server, int]:
+    memory = stack.enter_context(tempfile.TemporaryDirectory(prefix="gpusnap-nginx-", dir=memory_folder()))
+    nginx = Nginx(Path(memory), certificate=certificate)
+    stack.callback(nginx.stop)
+    return nginx, nginx.port
+
+
+def _seaweed(stack: contextlib.ExitStack, folder: Path) -> tuple[Server, int]:
+    # Its sockets lie in its folder, and their paths must be short.
+    short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gpusnap-bench-"))) / "seaweed"
+    short.symlink_to(_subfolder(folder, "seaweed"))
+    seaweed = SeaweedServer(str(short), ACCESS_KEY, SECRET_KEY)
+    seaweed.start()
+    stack.callback(seaweed.stop)
+    return seaweed, int(seaweed.endpoint.rpartition(":")[2])
 
 
 @contextlib.contextmanager

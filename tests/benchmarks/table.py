@@ -23,6 +23,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     Attributes:
         ratio: its median time by that of gpusnap.
+        engines: the engines that gpusnap took.
     """
 
     tool: str
@@ -35,6 +36,7 @@ class Summary(msgspec.Struct, frozen=True):
     machine_cpu_seconds: float
     peak_memory_bytes: int
     health_p99_seconds: float | None
+    engines: tuple[str, ...] = ()
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -78,8 +80,8 @@ def ours_of(medians: Mapping[tuple[str, Action], float]) -> str:
     return min(over_s3, key=lambda tool: over_s3[tool], default=our_name("auto"))
 
 
-def workspace_targets(found: Summaries, weight_bytes: int) -> list[Target]:
-    """Returns the targets of a restore and a snapshot of a whole workspace."""
+def workspace_targets(found: Summaries, weight_bytes: int, *, tls: bool = False) -> list[Target]:
+    """Returns the targets of a restore and a snapshot of a whole workspace; over https they are rows of their own."""
     ours = ours_of({key: summary.seconds for key, summary in found.items()})
 
     def ratio(a: str, b: str, action: Action) -> float | None:
@@ -96,7 +98,7 @@ def workspace_targets(found: Summaries, weight_bytes: int) -> list[Target]:
         Target("snapshot / s5cmd cp upload of the same chunks", ratio(ours, "s5cmd cp", snapshot), 1.0, at_most=True),
         Target("restic backup / ours", ratio("restic", ours, snapshot), 2.5, at_most=False),
         Target("engine s5cmd restore / engine stream restore", ratio(s5cmd, stream, restore), 1.4, at_most=True),
-        Target("client CPU s per GB of weights restored", per_gb, 0.8, at_most=True),
+        Target(f"client CPU s per GB of weights restored{' (https)' if tls else ''}", per_gb, 0.8, at_most=True),
         *common_targets(found),
     ]
 
@@ -135,7 +137,7 @@ def summary_lines(found: Summaries, verdicts: Mapping[str, Verdict]) -> Iterator
             rows.append(
                 (
                     action.value,
-                    summary.tool + (" *" if summary.tool == ours else ""),
+                    _label(summary) + (" *" if summary.tool == ours else ""),
                     f"{summary.seconds:.2f}",
                     f"{summary.ratio:.2f}" if summary.ratio else "",
                     f"{summary.sync_seconds:.1f}",
@@ -170,6 +172,12 @@ def skipped_lines(skipped: Sequence[Skipped]) -> Iterator[str]:
         yield f"skipped: {each.tool}: {each.reason}"
 
 
+def _label(summary: Summary) -> str:
+    """Returns the tool's name, for ``auto`` with the engines that it took."""
+    took = [engine for engine in summary.engines if our_name(engine) != summary.tool]
+    return f"{summary.tool} ({', '.join(took)})" if took else summary.tool
+
+
 def _ratio(found: Summaries, a: str, b: str, action: Action) -> float | None:
     upper, lower = found.get((a, action)), found.get((b, action))
     return upper.seconds / lower.seconds if upper and lower else None
@@ -188,4 +196,5 @@ def _summary(samples: Sequence[Sample], seconds: float, ours: float | None) -> S
         statistics.median(usage.machine_cpu_seconds for usage in usages),
         max(usage.peak_memory_bytes for usage in usages),
         percentile([answer for usage in usages for answer in usage.health_seconds], 99),
+        tuple(dict.fromkeys(usage.engine for usage in usages if usage.engine)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.benchmarks.measure import Usage
@@ -42,6 +43,18 @@ SAMPLES = [
 ]
 
 
+AUTO = [
+    msgspec.structs.replace(sample, usage=msgspec.structs.replace(sample.usage, engine=engine))
+    for sample, engine in (
+        (_sample("gpusnap, auto", Action.RESTORE, 8.0, round_=1), "stream"),
+        (_sample("gpusnap, auto", Action.RESTORE, 9.0, round_=2), "stream"),
+        (_sample("gpusnap, auto", Action.RESTORE, 9.5, round_=3), "s5cmd"),
+        (_sample("gpusnap, auto", Action.RESTORE_WEIGHTS, 1.0, cpu=3.0), "stream"),
+        (_sample("gpusnap, stream", Action.RESTORE, 1.0), "stream"),
+    )
+]
+
+
 def _values(targets: list[Target]) -> dict[str, tuple[float | None, str]]:
     return {target.name: (target.value, target.verdict) for target in targets}
 
@@ -78,6 +91,22 @@ def test_targets_are_ratios_of_medians() -> None:
     assert values["restic backup / ours, unchanged"] == (5.0, "reached")
     assert values["peak memory of the process tree, MiB"] == (700.0, "missed")
     assert values["health p99, ms"][1] == "reached"
+
+
+def test_what_users_have_is_judged_though_another_engine_was_quicker() -> None:
+    found = summarize([*AUTO, *SAMPLES])
+    values = _values(workspace_targets(found, weight_bytes=2_000_000_000))
+    assert values["restore / s5cmd cp of the same chunks"] == (2.25, "missed")
+    assert values["client CPU s per GB of weights restored"] == (1.5, "missed")
+    restores = [line for line in summary_lines(found, {}) if line.startswith("restore  ")]
+    assert any(" gpusnap, auto (stream, s5cmd) *" in line for line in restores)
+    assert any(" gpusnap, stream  " in line for line in restores)
+
+
+def test_https_has_a_row_of_its_own() -> None:
+    values = _values(workspace_targets(summarize(SAMPLES), weight_bytes=2_000_000_000, tls=True))
+    assert values["client CPU s per GB of weights restored (https)"] == (0.75, "reached")
+    assert "client CPU s per GB of weights restored" not in values
 
 
 def test_small_files_are_counted_by_the_second() -> None:
