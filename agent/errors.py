@@ -271,6 +271,14 @@ class WorkerCrashedError(GpusnapError):
     default_hint = "repeat the request; if it dies again, look for the kernel's out-of-memory messages"
 
 
+class CredentialsNeededError(GpusnapError):
+    """An operation was interrupted, and the credentials that came with its request are gone."""
+
+    reason = "CREDENTIALS_NEEDED"
+    retryable = True
+    default_hint = "repeat the request with its request_id and with credentials: it goes on where it was"
+
+
 class JournalError(GpusnapError):
     """The agent's journal of operations cannot be used."""
 

@@ -239,6 +239,16 @@ class WorkerCrashedError(GpusnapError):
     default_retryable = True
 
 
+class CredentialsNeededError(GpusnapError):
+    """The operation was interrupted, and the agent has no credentials to go on with.
+
+    The same request, with its request id and with credentials, continues it; the hint names the id.
+    """
+
+    default_reason = "CREDENTIALS_NEEDED"
+    default_retryable = True
+
+
 class JournalError(GpusnapError):
     """The agent's journal of operations cannot be used."""
 

@@ -76,6 +76,8 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         await server.start()
         pulse = asyncio.ensure_future(beat(notifier, lambda: _status(manager), metrics.set_loop_lag))
         stack.callback(pulse.cancel)
+        tidying = asyncio.ensure_future(manager.tidy())
+        stack.callback(tidying.cancel)
         notifier.ready()
         _log.info("gpusnap-agent %s is ready", version())
         await signals.asked.wait()

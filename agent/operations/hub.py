@@ -162,7 +162,7 @@ class EventLog:
                 return
             if self._interrupted:
                 raise ShuttingDownError(
-                    "the agent is shutting down, and continues the operation when it is back",
+                    "the agent is shutting down, and leaves the operation to be continued when it is back",
                     hint="attach again when the agent is back",
                 )
             await self._changed.wait()

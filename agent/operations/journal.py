@@ -20,7 +20,7 @@ from agent.errors import GpusnapError, JournalError, NoSpaceError
 from agent.events import Completed, OperationKind, OperationState
 from agent.operations.record import LoggedEvent, OperationRecord
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Kept in SQLite's ``user_version``; a greater one was written by a newer agent."""
 
 FILE_NAME = "journal.sqlite"
@@ -56,17 +56,20 @@ _SCHEMA_2 = """
 ALTER TABLE operations ADD COLUMN had_credentials INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE operations ADD COLUMN begun TEXT NOT NULL DEFAULT '';
 ALTER TABLE operations ADD COLUMN continuations INTEGER NOT NULL DEFAULT 0;
+"""
+_SCHEMA_3 = """
+ALTER TABLE operations ADD COLUMN keeps_work INTEGER NOT NULL DEFAULT 0;
 DROP VIEW IF EXISTS records;
 CREATE VIEW records AS SELECT
     number, name, kind, state, request_id, digest, path, snapshot, request, create_time_ns, end_time_ns, last_sequence,
-    completed, had_credentials, begun, continuations
+    completed, had_credentials, begun, continuations, keeps_work
 FROM operations;
 """
 # The first version did not write whether a request came with credentials, so what it left is taken to have had some.
 _LEFT_BY_1 = "UPDATE operations SET had_credentials = 1 WHERE end_time_ns = 0;"
-_STEPS = {0: _SCHEMA + _SCHEMA_2, 1: _SCHEMA_2 + _LEFT_BY_1}
+_STEPS = {0: _SCHEMA + _SCHEMA_2 + _SCHEMA_3, 1: _SCHEMA_2 + _LEFT_BY_1 + _SCHEMA_3, 2: _SCHEMA_3}
 
-_Row = tuple[int, str, str, str, str, str, bytes, str, bytes, int, int, int, bytes | None, int, str, int]
+_Row = tuple[int, str, str, str, str, str, bytes, str, bytes, int, int, int, bytes | None, int, str, int, int]
 _T = TypeVar("_T")
 
 
@@ -109,6 +112,10 @@ class Journal:
         self._owed.append((record, history))
         await self._run(self._settle)
 
+    async def reopen(self, record: OperationRecord) -> None:
+        """Writes that an operation which had ended goes on."""
+        await self._run(lambda db: _reopen(db, record))
+
     async def get(self, name: str) -> OperationRecord | None:
         """Returns one operation by its name."""
         return await self._run(lambda db: _find(db, "SELECT * FROM records WHERE name = ?", name))
@@ -131,7 +138,20 @@ class Journal:
 
     async def unfinished(self) -> list[OperationRecord]:
         """Returns the operations that have not ended, the oldest first."""
-        return await self._run(_unfinished)
+        return await self._run(lambda db: _listed(db, "end_time_ns = 0"))
+
+    async def keeping_work(self) -> list[OperationRecord]:
+        """Returns the operations that have ended and whose work is kept, the oldest first."""
+        return await self._run(lambda db: _listed(db, "keeps_work = 1 AND end_time_ns > 0"))
+
+    async def forget_work(self, name: str) -> None:
+        """Writes that the work of an operation that has ended is not kept any more."""
+        await self._run(lambda db: db.execute("UPDATE operations SET keeps_work = 0 WHERE name = ?", (name,)))
+
+    async def restores_since(self, number: int) -> list[OperationRecord]:
+        """Returns the restores accepted after the operation of this number that have begun to write."""
+        restore = OperationKind.RESTORE.value
+        return await self._run(lambda db: _listed(db, "kind = ? AND number > ? AND begun <> ''", restore, number))
 
     async def _run(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._explained, work)
@@ -222,6 +242,7 @@ def _record(row: _Row) -> OperationRecord:
         had,
         begun,
         times,
+        keeps,
     ) = row
     return OperationRecord(
         name=name,
@@ -240,6 +261,7 @@ def _record(row: _Row) -> OperationRecord:
         had_credentials=bool(had),
         begun=begun,
         continuations=times,
+        keeps_work=bool(keeps),
     )
 
 
@@ -274,8 +296,8 @@ def _update(db: sqlite3.Connection, record: OperationRecord) -> None:
 
 def _finish(db: sqlite3.Connection, record: OperationRecord, history: Sequence[LoggedEvent]) -> None:
     db.execute(
-        "UPDATE operations SET state = ?, snapshot = ?, end_time_ns = ?, last_sequence = ?, completed = ?, history = ? "
-        "WHERE name = ?",
+        "UPDATE operations SET state = ?, snapshot = ?, end_time_ns = ?, last_sequence = ?, completed = ?, "
+        "history = ?, keeps_work = ? WHERE name = ?",
         (
             record.state.value,
             record.snapshot,
@@ -283,13 +305,23 @@ def _finish(db: sqlite3.Connection, record: OperationRecord, history: Sequence[L
             record.last_sequence,
             msgspec.json.encode(record.completed),
             msgspec.json.encode(history),
+            record.keeps_work,
             record.name,
         ),
     )
+    # Nobody else knows what is to be removed once it was kept for long enough.
     db.execute(
-        "DELETE FROM operations WHERE end_time_ns > 0 AND number <= ("
+        "DELETE FROM operations WHERE end_time_ns > 0 AND keeps_work = 0 AND number <= ("
         "SELECT number FROM operations WHERE end_time_ns > 0 ORDER BY number DESC LIMIT 1 OFFSET ?)",
         (KEPT,),
+    )
+
+
+def _reopen(db: sqlite3.Connection, record: OperationRecord) -> None:
+    db.execute(
+        "UPDATE operations SET state = ?, path = ?, end_time_ns = 0, last_sequence = ?, begun = ?, continuations = ?, "
+        "keeps_work = 0, completed = NULL, history = NULL WHERE name = ?",
+        (record.state.value, record.path, record.last_sequence, record.begun, record.continuations, record.name),
     )
 
 
@@ -308,8 +340,9 @@ def _ended(db: sqlite3.Connection, kind: OperationKind) -> list[str]:
     return [name for (name,) in db.execute(query, (kind.value,))]
 
 
-def _unfinished(db: sqlite3.Connection) -> list[OperationRecord]:
-    return [_record(row) for row in db.execute("SELECT * FROM records WHERE end_time_ns = 0 ORDER BY number")]
+def _listed(db: sqlite3.Connection, condition: str, *values: object) -> list[OperationRecord]:
+    query = f"SELECT * FROM records WHERE {condition} ORDER BY number"  # noqa: S608 - the conditions are those above
+    return [_record(row) for row in db.execute(query, values)]
 
 
 def _history(db: sqlite3.Connection, name: str) -> list[LoggedEvent]:

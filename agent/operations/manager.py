@@ -18,15 +18,16 @@ from agent.errors import (
     OperationNotFoundError,
     RequestIdReusedError,
     ShuttingDownError,
-    WorkspaceBusyError,
     describe,
 )
 from agent.events import Completed, OperationKind, OperationState
 from agent.maintenance.request import BenchmarkRequest, VerifyRequest
 from agent.operations import leftovers
 from agent.operations.checks import check_order, check_request_id
+from agent.operations.held import held_path, refuse_busy
 from agent.operations.hub import EventLog, first_sequence_after_restart
 from agent.operations.journal import Journal
+from agent.operations.kept_work import KeptWork
 from agent.operations.measured import MeasuredStores
 from agent.operations.operation import LiveOperation, Observer
 from agent.operations.order import (
@@ -39,7 +40,7 @@ from agent.operations.order import (
     without_credentials,
 )
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
-from agent.operations.recovery import continued, end_instead
+from agent.operations.recovery import continued, end_instead, goes_on_with, keeps_work, reopened
 from agent.operations.request import Request
 from agent.operations.states import follow
 from agent.restore.request import RestoreRequest
@@ -78,6 +79,7 @@ class OperationManager:
         self._tasks: set[asyncio.Task[object]] = set()
         self._ended: OrderedDict[str, tuple[OperationRecord, EventLog]] = OrderedDict()
         self._admission = asyncio.Lock()
+        self._kept_work = KeptWork(journal, self._admission, lambda: self.running)
         self._draining = False
 
     @property
@@ -97,10 +99,15 @@ class OperationManager:
             if completed is not None:
                 await self._end_left(record, completed)
 
+    async def tidy(self) -> None:
+        """Removes, until it is cancelled, what failed restores have left and nobody has gone on with for long."""
+        await self._kept_work.tidy()
+
     async def start(self, order: Order) -> OperationRecord:
         """Starts an operation, or returns the one that the same request id has started before.
 
-        A caller that goes away meanwhile changes nothing: the operation starts all the same.
+        One that has ended for want of credentials is continued if the order brings some. A caller that goes away
+        meanwhile changes nothing: the operation starts all the same.
 
         Raises:
             ShuttingDownError: the agent drains.
@@ -110,7 +117,7 @@ class OperationManager:
         """
         check_request_id(order.request_id)
         known = await self._known(order)
-        if known is not None:
+        if known is not None and not goes_on_with(known, order):
             return known
         if self._draining:
             raise ShuttingDownError("the agent is shutting down and starts nothing new")
@@ -218,12 +225,14 @@ class OperationManager:
     async def _admit(self, order: Order, request: Request) -> OperationRecord:
         async with self._admission:
             known = await self._known(order)
-            if known is not None:
+            if known is not None and not goes_on_with(known, order):
                 return known
             if self._draining:
                 raise ShuttingDownError("the agent is shutting down and starts nothing new")
-            path = _held_path(request)
-            self._refuse_busy(path)
+            path = held_path(request)
+            refuse_busy(path, [*self.running, *self._kept_work.holders])
+            if known is not None:
+                return await self._reopen(known, request, path)
             kind = kind_of(order)
             name = new_name(kind)
             record = await self._journal.add(
@@ -256,9 +265,20 @@ class OperationManager:
         _log.warning("%s: continued after a restart of the agent", record.name)
         return None
 
+    async def _reopen(self, record: OperationRecord, request: Request, path: bytes) -> OperationRecord:
+        """Continues an operation that has ended for want of the credentials that its request has now."""
+        is_own = await self._kept_work.is_own(record, path)
+        if not is_own:
+            await asyncio.to_thread(leftovers.remove_restore_work, record.path, record.name)
+        record = reopened(record, path, is_own)
+        await self._journal.reopen(record)
+        _log.info("%s: continued with new credentials", record.name)
+        return self._launch(record, await self._addressed(request, record.name)).record
+
     async def _end_left(self, record: OperationRecord, completed: Completed) -> None:
         """Ends in the journal an operation that a former run of the agent left, and removes what that left behind."""
-        if record.kind is OperationKind.RESTORE:
+        is_kept = keeps_work(record, completed)
+        if record.kind is OperationKind.RESTORE and not is_kept:
             await asyncio.to_thread(leftovers.remove_restore_work, record.path, record.name)
         last = LoggedEvent(first_sequence_after_restart(record.last_sequence), time.time_ns(), completed)
         ended = msgspec.structs.replace(
@@ -267,19 +287,12 @@ class OperationManager:
             end_time_ns=last.time_ns,
             last_sequence=last.sequence,
             completed=completed,
+            keeps_work=is_kept,
         )
         await self._journal.finish(ended, [last])
         self._observer(record.name, record.kind, last)
         reason = f": {completed.error.message}" if completed.error else ""
         _log.warning("%s: %s after a restart of the agent%s", record.name, completed.state.value, reason)
-
-    def _refuse_busy(self, path: bytes) -> None:
-        for other in self.running:
-            if path and other.path and _overlap(path, other.path):
-                raise WorkspaceBusyError(
-                    f"{path.decode('utf-8', 'backslashreplace')} is held by {other.name}",
-                    metadata={"operation": other.name},
-                )
 
     async def _addressed(self, request: Request, name: str) -> Request:
         """Returns the request with what depends on the operation's name, and with what is known by now."""
@@ -327,16 +340,3 @@ class OperationManager:
                 self._ended[name] = (operation.record, operation.log)
                 while len(self._ended) > LOGS_KEPT:
                     self._ended.popitem(last=False)
-
-
-def _held_path(request: Request) -> bytes:
-    """Returns the path that no other operation may use meanwhile; empty if the operation works on the store alone."""
-    if isinstance(request, SnapshotRequest):
-        return request.workspace
-    return request.target if isinstance(request, RestoreRequest) else b""
-
-
-def _overlap(one: bytes, other: bytes) -> bool:
-    """Returns whether two absolute paths are the same, or one lies inside the other."""
-    one, other = one.rstrip(b"/") + b"/", other.rstrip(b"/") + b"/"
-    return one.startswith(other) or other.startswith(one)

@@ -84,8 +84,8 @@ class LiveOperation:
 
     @property
     def can_be_left(self) -> bool:
-        """Whether the next agent could continue it."""
-        return not self._record.had_credentials and not self._cancel.is_set()
+        """Whether the next agent can continue it, or whoever repeats its request with credentials."""
+        return not self._cancel.is_set()
 
     async def cancel(self) -> None:
         """Asks it to stop; does nothing if it was asked before or is at its end.

@@ -41,6 +41,7 @@ class OperationRecord(msgspec.Struct, frozen=True):
         had_credentials: the request came with credentials, which are not kept.
         begun: the snapshot that its last run began to store or to write (``agent.events.Begun``); empty before.
         continuations: how often it was continued since an agent that had it last ended as it should.
+        keeps_work: it has ended, and what it has written so far waits for a restore that goes on with it.
     """
 
     name: str
@@ -60,6 +61,7 @@ class OperationRecord(msgspec.Struct, frozen=True):
     had_credentials: bool = False
     begun: str = ""
     continuations: int = 0
+    keeps_work: bool = False
 
 
 def new_name(kind: OperationKind) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.errors import CancelledError, WorkerCrashedError, describe
-from agent.events import Completed, OperationState, Succeeded, WarningRaised
+from agent.errors import CancelledError, CredentialsNeededError, WorkerCrashedError, describe
+from agent.events import Completed, OperationKind, OperationState, Succeeded, WarningRaised
 from agent.operations.hub import first_sequence_after_restart
+from agent.operations.order import Order, has_credentials
 from agent.operations.process import WorkerEnd
 from agent.operations.record import OperationRecord
 from agent.operations.request import Request
+from agent.operations.states import follow
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
 
@@ -26,17 +28,35 @@ def end_instead(record: OperationRecord, resume_on_start: bool) -> Completed | N
         return Completed(OperationState.CANCELLED)
     if not resume_on_start:
         return _given_up("the agent was restarted while the operation ran", "repeat the request")
-    if record.had_credentials:
-        return _given_up(
-            "the agent was restarted while the operation ran, and it keeps no credentials that come with requests",
-            "repeat the request with its credentials and another request_id: it goes on where this one was",
-        )
     if record.continuations >= CONTINUATIONS:
         return _given_up(
             f"the agent died while the operation ran, and in each of its {CONTINUATIONS} continuations",
             "look into the logs of the agent and the kernel for what kills it (such as a lack of memory)",
         )
-    return None
+    return Completed(OperationState.FAILED, describe(_needs_credentials(record))) if record.had_credentials else None
+
+
+def _needs_credentials(record: OperationRecord) -> CredentialsNeededError:
+    if record.request_id:
+        hint = f"repeat the request with its credentials and request_id {record.request_id!r}: it goes on where it was"
+    else:
+        hint = "repeat the request with its credentials (a restore with if_not_empty overwrite): it goes on from there"
+    return CredentialsNeededError(
+        "the agent was restarted while the operation ran, and it keeps no credentials that come with requests",
+        hint=hint,
+    )
+
+
+def goes_on_with(record: OperationRecord, order: Order) -> bool:
+    """Returns whether an operation has ended for want of credentials alone, and its order brings some again."""
+    error = record.completed.error if record.completed is not None else None
+    return error is not None and error.reason == CredentialsNeededError.reason and has_credentials(order)
+
+
+def keeps_work(record: OperationRecord, completed: Completed) -> bool:
+    """Returns whether what an operation has written so far stays where it is when it ends so."""
+    needs_credentials = completed.error is not None and completed.error.reason == CredentialsNeededError.reason
+    return record.kind is OperationKind.RESTORE and bool(record.begun) and needs_credentials
 
 
 def continued(record: OperationRecord) -> OperationRecord:
@@ -45,6 +65,24 @@ def continued(record: OperationRecord) -> OperationRecord:
         record,
         last_sequence=first_sequence_after_restart(record.last_sequence),
         continuations=record.continuations + 1,
+    )
+
+
+def reopened(record: OperationRecord, path: bytes, is_own: bool) -> OperationRecord:
+    """Returns the record of an operation that had ended and is continued.
+
+    Args:
+        path: where its workspace or target is now.
+        is_own: what it has begun is still its own; otherwise it begins anew.
+    """
+    return msgspec.structs.replace(
+        continued(record),
+        state=follow(record.state, OperationState.PENDING),
+        path=path,
+        begun=record.begun if is_own else "",
+        end_time_ns=0,
+        completed=None,
+        keeps_work=False,
     )
 
 

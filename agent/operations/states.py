@@ -14,15 +14,11 @@ ALLOWED: Mapping[OperationState, frozenset[OperationState]] = {
         {OperationState.CANCELLED, OperationState.SUCCEEDED, OperationState.FAILED},
     ),
     OperationState.SUCCEEDED: frozenset(),
-    OperationState.FAILED: frozenset(),
+    # One that lacked nothing but credentials goes on when its request is repeated with new ones.
+    OperationState.FAILED: frozenset({OperationState.PENDING}),
     OperationState.CANCELLED: frozenset(),
 }
 """The states that may follow each state."""
-
-
-def ended(state: OperationState) -> bool:
-    """Returns whether an operation in ``state`` has ended for good."""
-    return not ALLOWED[state]
 
 
 def follow(present: OperationState, new: OperationState) -> OperationState:

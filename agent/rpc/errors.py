@@ -53,6 +53,7 @@ CODES: Mapping[type[GpusnapError], grpc.StatusCode] = {
     errors.WorkspaceBusyError: _Code.ABORTED,
     errors.CancelledError: _Code.CANCELLED,
     errors.WorkerCrashedError: _Code.UNAVAILABLE,
+    errors.CredentialsNeededError: _Code.ABORTED,
     errors.JournalError: _Code.INTERNAL,
     errors.DeadlinePassedError: _Code.ABORTED,
     errors.DeadlinesIgnoredError: _Code.FAILED_PRECONDITION,

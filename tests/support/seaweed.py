@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 import uuid
 from collections.abc import Callable
@@ -17,6 +18,11 @@ from controller_client.demo.seaweed import Seaweed
 
 REGION = "us-east-1"
 _PROBE_BUCKET = "the-server-is-ready"
+_TENANT = "tenant"
+_EVERYTHING = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}],
+}
 
 
 class SeaweedServer(Seaweed):
@@ -68,11 +74,36 @@ class SeaweedServer(Seaweed):
             credentials=Credentials(self.access_key, self.secret_key),
         )
 
+    def new_keys(self) -> Credentials:
+        """Returns keys of somebody who may use every bucket, until they are revoked."""
+        iam = self._iam()
+        with contextlib.suppress(iam.exceptions.EntityAlreadyExistsException):
+            iam.create_user(UserName=_TENANT)
+        iam.put_user_policy(UserName=_TENANT, PolicyName="everything", PolicyDocument=json.dumps(_EVERYTHING))
+        made = iam.create_access_key(UserName=_TENANT)["AccessKey"]
+        return Credentials(made["AccessKeyId"], made["SecretAccessKey"])
+
+    def revoke(self, keys: Credentials) -> None:
+        """Makes keys invalid, for whatever is asked from now on."""
+        self._iam().delete_access_key(UserName=_TENANT, AccessKeyId=keys.access_key_id)
+
     @property
     def address(self) -> tuple[str, int]:
         """Its host and port."""
         host, _, port = self.endpoint.removeprefix("http://").partition(":")
         return host, int(port)
+
+    def _iam(self) -> Any:
+        return boto3.client(
+            "iam",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=REGION,
+        )
+
+    def _arguments(self) -> list[str]:
+        return [*super()._arguments(), "-s3.iam.readOnly=false"]
 
     def _probe(self) -> None:
         """Works once every part of the server has found the others again, which takes a moment after a start."""

@@ -30,8 +30,9 @@ class SnapshotAgentStub:
 
     Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
     changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
-    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
-    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    name, if the agent is configured so (the default). Credentials that came with a request are never written down: such an
+    operation ends FAILED with ABORTED (CREDENTIALS_NEEDED, retryable), and is continued when the same request, with its
+    request_id, comes with credentials again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
     agent has a defect.
     """
 
@@ -123,8 +124,9 @@ class SnapshotAgentServicer:
 
     Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
     changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
-    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
-    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    name, if the agent is configured so (the default). Credentials that came with a request are never written down: such an
+    operation ends FAILED with ABORTED (CREDENTIALS_NEEDED, retryable), and is continued when the same request, with its
+    request_id, comes with credentials again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
     agent has a defect.
     """
 
@@ -134,7 +136,9 @@ class SnapshotAgentServicer:
         Errors: INVALID_ARGUMENT (INVALID_REQUEST: a field is missing or malformed), PERMISSION_DENIED (PATH_NOT_ALLOWED:
         outside the configured workspace roots), NOT_FOUND (PATH_NOT_FOUND), FAILED_PRECONDITION (NOT_A_DIRECTORY,
         STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED), ALREADY_EXISTS (REQUEST_ID_REUSED: the id started another operation),
-        ABORTED (WORKSPACE_BUSY: metadata "operation" names the one that holds it).
+        ABORTED (WORKSPACE_BUSY: metadata "operation" names the one that holds it). In the error of the `completed` event of
+        this and of all other operations: ABORTED (CREDENTIALS_NEEDED: the agent was restarted, and has no credentials to go on
+        with; the same request continues it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,7 +198,8 @@ class SnapshotAgentServicer:
         """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
         A slow reader, and one that attaches late, gets the latest progress and not every one in between; state changes,
         warnings and the completion are never left out. An agent that was restarted tells of a continued operation from its
-        continuation on, with numbers above all before.
+        continuation on, with numbers above all before. One that lacks its credentials has ended; if it is continued, it is told
+        of in the same way.
 
         Errors: NOT_FOUND (OPERATION_NOT_FOUND).
         """
@@ -375,8 +380,9 @@ class SnapshotAgent:
 
     Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
     changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
-    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
-    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    name, if the agent is configured so (the default). Credentials that came with a request are never written down: such an
+    operation ends FAILED with ABORTED (CREDENTIALS_NEEDED, retryable), and is continued when the same request, with its
+    request_id, comes with credentials again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
     agent has a defect.
     """
 

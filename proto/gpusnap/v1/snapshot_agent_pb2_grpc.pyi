@@ -36,8 +36,9 @@ class SnapshotAgentStub:
 
     Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
     changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
-    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
-    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    name, if the agent is configured so (the default). Credentials that came with a request are never written down: such an
+    operation ends FAILED with ABORTED (CREDENTIALS_NEEDED, retryable), and is continued when the same request, with its
+    request_id, comes with credentials again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
     agent has a defect.
     """
 
@@ -51,7 +52,9 @@ class SnapshotAgentStub:
     Errors: INVALID_ARGUMENT (INVALID_REQUEST: a field is missing or malformed), PERMISSION_DENIED (PATH_NOT_ALLOWED:
     outside the configured workspace roots), NOT_FOUND (PATH_NOT_FOUND), FAILED_PRECONDITION (NOT_A_DIRECTORY,
     STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED), ALREADY_EXISTS (REQUEST_ID_REUSED: the id started another operation),
-    ABORTED (WORKSPACE_BUSY: metadata "operation" names the one that holds it).
+    ABORTED (WORKSPACE_BUSY: metadata "operation" names the one that holds it). In the error of the `completed` event of
+    this and of all other operations: ABORTED (CREDENTIALS_NEEDED: the agent was restarted, and has no credentials to go on
+    with; the same request continues it).
     """
     Restore: _grpc.UnaryStreamMultiCallable[_snapshot_agent_pb2.RestoreRequest, _snapshot_agent_pb2.RestoreResponse]
     """Restore starts bringing a snapshot back and streams the events of the operation; the last one is `completed`.
@@ -91,7 +94,8 @@ class SnapshotAgentStub:
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
     A slow reader, and one that attaches late, gets the latest progress and not every one in between; state changes,
     warnings and the completion are never left out. An agent that was restarted tells of a continued operation from its
-    continuation on, with numbers above all before.
+    continuation on, with numbers above all before. One that lacks its credentials has ended; if it is continued, it is told
+    of in the same way.
 
     Errors: NOT_FOUND (OPERATION_NOT_FOUND).
     """
@@ -147,8 +151,9 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
 
     Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
     changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
-    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
-    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    name, if the agent is configured so (the default). Credentials that came with a request are never written down: such an
+    operation ends FAILED with ABORTED (CREDENTIALS_NEEDED, retryable), and is continued when the same request, with its
+    request_id, comes with credentials again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
     agent has a defect.
     """
 
@@ -159,7 +164,9 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
     Errors: INVALID_ARGUMENT (INVALID_REQUEST: a field is missing or malformed), PERMISSION_DENIED (PATH_NOT_ALLOWED:
     outside the configured workspace roots), NOT_FOUND (PATH_NOT_FOUND), FAILED_PRECONDITION (NOT_A_DIRECTORY,
     STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED), ALREADY_EXISTS (REQUEST_ID_REUSED: the id started another operation),
-    ABORTED (WORKSPACE_BUSY: metadata "operation" names the one that holds it).
+    ABORTED (WORKSPACE_BUSY: metadata "operation" names the one that holds it). In the error of the `completed` event of
+    this and of all other operations: ABORTED (CREDENTIALS_NEEDED: the agent was restarted, and has no credentials to go on
+    with; the same request continues it).
     """
     Restore: _aio.UnaryStreamMultiCallable[_snapshot_agent_pb2.RestoreRequest, _snapshot_agent_pb2.RestoreResponse]  # type: ignore[assignment]
     """Restore starts bringing a snapshot back and streams the events of the operation; the last one is `completed`.
@@ -199,7 +206,8 @@ class SnapshotAgentAsyncStub(SnapshotAgentStub):
     """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
     A slow reader, and one that attaches late, gets the latest progress and not every one in between; state changes,
     warnings and the completion are never left out. An agent that was restarted tells of a continued operation from its
-    continuation on, with numbers above all before.
+    continuation on, with numbers above all before. One that lacks its credentials has ended; if it is continued, it is told
+    of in the same way.
 
     Errors: NOT_FOUND (OPERATION_NOT_FOUND).
     """
@@ -254,8 +262,9 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
 
     Snapshot, Restore, Verify, Prune and Benchmark start an operation that belongs to the agent: a client that disconnects
     changes nothing, and WatchOperation attaches again. What is interrupted by a restart of the agent is continued under its
-    name, if the agent is configured so (the default) and the request brought no credentials, which are never written down.
-    Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
+    name, if the agent is configured so (the default). Credentials that came with a request are never written down: such an
+    operation ends FAILED with ABORTED (CREDENTIALS_NEEDED, retryable), and is continued when the same request, with its
+    request_id, comes with credentials again. Any call may also fail with UNAVAILABLE (SHUTTING_DOWN) while the agent drains, and with INTERNAL (INTERNAL) when the
     agent has a defect.
     """
 
@@ -270,7 +279,9 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
         Errors: INVALID_ARGUMENT (INVALID_REQUEST: a field is missing or malformed), PERMISSION_DENIED (PATH_NOT_ALLOWED:
         outside the configured workspace roots), NOT_FOUND (PATH_NOT_FOUND), FAILED_PRECONDITION (NOT_A_DIRECTORY,
         STORAGE_NOT_CONFIGURED, STORAGE_NOT_PERMITTED), ALREADY_EXISTS (REQUEST_ID_REUSED: the id started another operation),
-        ABORTED (WORKSPACE_BUSY: metadata "operation" names the one that holds it).
+        ABORTED (WORKSPACE_BUSY: metadata "operation" names the one that holds it). In the error of the `completed` event of
+        this and of all other operations: ABORTED (CREDENTIALS_NEEDED: the agent was restarted, and has no credentials to go on
+        with; the same request continues it).
         """
 
     @_abc_1.abstractmethod
@@ -340,7 +351,8 @@ class SnapshotAgentServicer(metaclass=_abc_1.ABCMeta):
         """WatchOperation attaches to an operation, running or ended, and streams its events after the given sequence number.
         A slow reader, and one that attaches late, gets the latest progress and not every one in between; state changes,
         warnings and the completion are never left out. An agent that was restarted tells of a continued operation from its
-        continuation on, with numbers above all before.
+        continuation on, with numbers above all before. One that lacks its credentials has ended; if it is continued, it is told
+        of in the same way.
 
         Errors: NOT_FOUND (OPERATION_NOT_FOUND).
         """

@@ -94,6 +94,39 @@ async def test_only_the_newest_ended_operations_are_kept(journal: Journal, monke
     assert [one.name for one in await journal.page(0, 99)] == ["ended-5", "ended-4", "ended-3", "running"]
 
 
+async def test_one_whose_work_is_kept_is_kept(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "KEPT", 1)
+    for number in range(3):
+        done = await journal.add(record(f"ended-{number}"))
+        completed = ended(done, Completed(OperationState.FAILED))
+        await journal.finish(msgspec.structs.replace(completed, keeps_work=number == 0), [])
+    assert [one.name for one in await journal.keeping_work()] == ["ended-0"]
+    assert [one.name for one in await journal.page(0, 99)] == ["ended-2", "ended-0"]
+    await journal.forget_work("ended-0")
+    assert await journal.keeping_work() == []
+
+
+async def test_one_that_goes_on_has_not_ended(journal: Journal) -> None:
+    done = ended(await journal.add(record("snapshot-1", "id")), Completed(OperationState.FAILED))
+    done = msgspec.structs.replace(done, keeps_work=True)
+    await journal.finish(done, [LoggedEvent(9, 12, Completed(OperationState.FAILED))])
+    again = msgspec.structs.replace(
+        done,
+        state=OperationState.PENDING,
+        path=b"/elsewhere",
+        end_time_ns=0,
+        last_sequence=20,
+        begun="s",
+        continuations=1,
+        completed=None,
+        keeps_work=False,
+    )
+    await journal.reopen(again)
+    assert await journal.unfinished() == [msgspec.structs.replace(again, snapshot="s")]
+    assert await journal.history("snapshot-1") == []
+    assert await journal.keeping_work() == []
+
+
 async def test_a_request_id_is_there_once(journal: Journal) -> None:
     await journal.add(record("one", "id"))
     with pytest.raises(JournalError):
@@ -143,6 +176,20 @@ async def test_a_journal_of_the_first_schema(tmp_path: Path) -> None:
     ended_before = await upgraded.get("ended")
     assert ended_before is not None
     assert not ended_before.had_credentials
+    await upgraded.close()
+
+
+async def test_a_journal_of_the_second_schema(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.executescript(journal_module._SCHEMA + journal_module._SCHEMA_2 + "PRAGMA user_version = 2;")
+        db.execute(
+            "INSERT INTO operations (name, kind, state, request_id, digest, path, snapshot, request, create_time_ns, "
+            "end_time_ns, last_sequence, begun) VALUES "
+            "('left', 'restore', 'running', '', 'd', x'2f', '', x'7b7d', 1, 0, 2, 's')"
+        )
+    upgraded = Journal(str(tmp_path))
+    await upgraded.open()
+    assert [(one.name, one.begun, one.keeps_work) for one in await upgraded.unfinished()] == [("left", "s", False)]
     await upgraded.close()
 
 

@@ -15,18 +15,28 @@ from agent.config.model import AgentConfig, Config, Credentials, Provider, Stora
 from agent.errors import OperationNotFoundError, ShuttingDownError
 from agent.events import Completed, OperationKind, OperationState, StateChanged, WarningRaised
 from agent.operations.journal import Journal
+from agent.operations.kept_work import KEPT_SECONDS, KeptWork
 from agent.operations.manager import OperationManager
 from agent.operations.measured import MeasuredStores
 from agent.operations.order import (
     Order,
     RestoreOrder,
     SnapshotOrder,
+    digest,
     has_credentials,
     kind_of,
     without_credentials,
 )
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
 from agent.operations.recovery import CONTINUATIONS
+
+WITH_KEYS = StorageConfig(
+    provider=Provider.CUSTOM,
+    bucket="bucket",
+    endpoint="http://127.0.0.1:1",
+    credentials=Credentials("id", "secret"),
+)
+"""A store that the agent has no keys for. Nothing answers there."""
 
 
 class Agent:
@@ -51,15 +61,15 @@ class Agent:
         )
 
     async def left_running(
-        self, order: Order, state: OperationState, path: Path, continuations: int = 0
+        self, order: Order, state: OperationState, path: Path, continuations: int = 0, begun: str = ""
     ) -> OperationRecord:
         """Writes what an agent that was killed leaves in its journal."""
         record = OperationRecord(
             name=new_name(kind_of(order)),
             kind=kind_of(order),
             state=OperationState.PENDING,
-            request_id="",
-            digest="",
+            request_id=order.request_id,
+            digest=digest(order),
             path=os.fsencode(path),
             snapshot="latest",
             request=without_credentials(order),
@@ -67,7 +77,7 @@ class Agent:
             had_credentials=has_credentials(order),
         )
         record = await self.journal.add(record)
-        left = msgspec.structs.replace(record, state=state, last_sequence=7, continuations=continuations)
+        left = msgspec.structs.replace(record, state=state, last_sequence=7, continuations=continuations, begun=begun)
         await self.journal.update(left)
         return left
 
@@ -164,14 +174,87 @@ async def test_one_that_agents_die_of_is_given_up(
 
 
 async def test_credentials_are_not_there_any_more(agent: Agent, workspace: Path) -> None:
-    storage = StorageConfig(provider=Provider.S3, bucket="b", credentials=Credentials("id", "secret"))
-    order = SnapshotOrder("", str(workspace), storage=storage)
-    record = await agent.left_running(order, OperationState.RUNNING, workspace)
-    [last] = await agent.recovered(record)
-    assert isinstance(last.event, Completed)
-    assert last.event.error is not None
-    assert "keeps no credentials" in last.event.error.message
-    assert "repeat the request" in last.event.error.hint
+    for order in (SnapshotOrder("", str(workspace), storage=WITH_KEYS), SnapshotOrder("me", "/w", storage=WITH_KEYS)):
+        record = await agent.left_running(order, OperationState.RUNNING, workspace)
+        [last] = await agent.recovered(record)
+        assert isinstance(last.event, Completed)
+        assert last.event.error is not None
+        assert (last.event.error.reason, last.event.error.retryable) == ("CREDENTIALS_NEEDED", True)
+        assert "keeps no credentials" in last.event.error.message
+        assert "repeat the request" in last.event.error.hint
+        assert ("'me'" in last.event.error.hint) == bool(order.request_id)
+
+
+class Left:
+    """A restore that lacks its credentials since its agent was restarted, and what it has begun."""
+
+    def __init__(self, agent: Agent, record: OperationRecord, target: Path) -> None:
+        self.agent = agent
+        self.record = record
+        self.work = target / f".gpusnap-restore-{record.name}"
+        self.running: list[OperationRecord] = []
+        self.kept = KeptWork(agent.journal, asyncio.Lock(), lambda: self.running)
+
+    async def age(self, seconds: int) -> None:
+        """Makes its end earlier."""
+        record = await self.agent.manager.get(self.record.name)
+        await self.agent.journal.finish(
+            msgspec.structs.replace(record, end_time_ns=record.end_time_ns - seconds * 10**9), []
+        )
+
+    async def is_kept(self) -> bool:
+        """Whether what it has begun is there, for the journal too."""
+        await self.kept.remove_old()
+        kept = [one.name for one in await self.agent.journal.keeping_work()] == [self.record.name]
+        assert self.work.exists() == kept
+        return kept
+
+
+@pytest_asyncio.fixture
+async def left(agent: Agent) -> Left:
+    target = agent.folder / "target"
+    order = RestoreOrder("bring", "latest", str(target), storage=WITH_KEYS)
+    record = await agent.left_running(order, OperationState.RUNNING, target, begun="20261123T110512Z-4f2a9c01")
+    made = Left(agent, record, target)
+    made.work.mkdir(parents=True)
+    (made.work / "large-0").write_bytes(b"half of it")
+    await agent.manager.recover()
+    return made
+
+
+async def test_what_was_begun_is_kept_for_a_while(left: Left) -> None:
+    assert await left.is_kept()
+    await left.age(KEPT_SECONDS - 60)
+    assert await left.is_kept()
+    await left.age(120)
+    inside = msgspec.structs.replace(left.record, name="snapshot-1", path=left.record.path + b"/deep")
+    left.running = [inside]
+    assert await left.is_kept()
+    left.running = []
+    assert not await left.is_kept()
+    assert (await left.agent.manager.get(left.record.name)).state is OperationState.FAILED
+
+
+async def test_what_was_begun_is_the_operation_s_own_until_others_come(left: Left) -> None:
+    record, path = await left.agent.manager.get(left.record.name), left.record.path
+    assert await left.kept.is_own(record, path)
+    assert not await left.kept.is_own(record, path + b"2")
+    for other, begun in (("other", "s"), ("target/deep", ""), ("target/deep", "s")):
+        assert await left.kept.is_own(record, path)
+        order = RestoreOrder("", "latest", str(left.agent.folder / other))
+        await left.agent.left_running(order, OperationState.RUNNING, left.agent.folder / other, begun=begun)
+    assert not await left.kept.is_own(record, path)
+
+
+async def test_what_is_not_its_own_any_more_is_begun_anew(left: Left) -> None:
+    await left.age(KEPT_SECONDS + 60)
+    assert not await left.is_kept()
+    left.work.mkdir()
+    order = RestoreOrder("bring", "latest", str(left.agent.folder / "target"), storage=WITH_KEYS)
+    record = await left.agent.manager.start(order)
+    assert (record.name, record.begun, record.continuations) == (left.record.name, "", 1)
+    assert not left.work.exists()
+    await left.agent.manager.cancel(record.name)
 
 
 async def test_what_cannot_be_done_any_more_fails(agent: Agent) -> None:
