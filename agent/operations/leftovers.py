@@ -9,7 +9,9 @@ import shutil
 import time
 
 from agent.errors import LocalIoError, LocalPermissionError, NoSpaceError
+from agent.pipeline.beneath import DIRECTORY_FLAGS
 from agent.pipeline.work_folder import work_folder
+from agent.restore.kept import trim
 
 REMOVAL_ATTEMPTS = 5
 """How often the removal of a folder is tried: a program that is just being killed may still put a file there."""
@@ -50,8 +52,27 @@ def remove_staging(path: str) -> None:
 
 
 def remove_restore_work(target: bytes, name: str) -> None:
-    """Removes the folder in which a restore that was killed kept files that were not complete yet."""
+    """Removes the folder in which a restore that did not succeed kept files that were not complete yet."""
     _remove_tree(os.fsdecode(os.path.join(target, work_folder(name))))
+
+
+def keep_restore_work(target: bytes, name: str) -> bool:
+    """Removes from that folder what no other restore could go on with; says whether anything is left."""
+    path = os.path.join(target, work_folder(name))
+    try:
+        work_fd = os.open(path, DIRECTORY_FLAGS)
+    except OSError:
+        return False
+    try:
+        is_useful = trim(work_fd)
+    except OSError as error:
+        _log.warning("%s could not be looked through: %s", os.fsdecode(path), error)
+        is_useful = False
+    finally:
+        os.close(work_fd)
+    if not is_useful:
+        remove_restore_work(target, name)
+    return is_useful
 
 
 def _remove_tree(path: str) -> None:

@@ -32,6 +32,7 @@ from agent.operations.recovery import (
     ATTEMPTS,
     continuation_notice,
     death,
+    keeps_work,
     last_death,
     retry_notice,
     taking_up,
@@ -185,8 +186,7 @@ class LiveOperation:
     async def _end(self, completed: Completed) -> None:
         """Writes the end to the journal and then shows it: nobody sees an end that a restart would not remember."""
         self._ending = True
-        if self._record.kind is OperationKind.RESTORE and self._left_work:
-            await asyncio.to_thread(leftovers.remove_restore_work, self._record.path, self._record.name)
+        is_kept = await self._clean_target(completed)
         self.log.unfold_warnings()
         last = self.log.draft(completed)
         result = completed.result
@@ -198,6 +198,7 @@ class LiveOperation:
             end_time_ns=time.time_ns(),
             last_sequence=last.sequence,
             completed=completed,
+            keeps_work=is_kept,
         )
         try:
             await self._journal.finish(record, [*self.log.history(), last])
@@ -210,6 +211,17 @@ class LiveOperation:
             _log.info("%s: %s", record.name, completed.state.value)
         else:
             _log.warning("%s: failed: %s: %s", record.name, completed.error.reason, completed.error.message)
+
+    async def _clean_target(self, completed: Completed) -> bool:
+        """Removes what a restore has left unfinished; says whether something stays for another one to go on with."""
+        target, name = self._record.path, self._record.name
+        if keeps_work(self._record, completed):
+            return await asyncio.to_thread(leftovers.keep_restore_work, target, name)
+        if self._record.kind is OperationKind.RESTORE and (
+            self._left_work or completed.state is not OperationState.SUCCEEDED
+        ):
+            await asyncio.to_thread(leftovers.remove_restore_work, target, name)
+        return False
 
 
 def conclude(end: WorkerEnd, cancelled: bool) -> Completed:

@@ -12,6 +12,7 @@ from agent.operations.process import WorkerEnd
 from agent.operations.record import OperationRecord
 from agent.operations.request import Request
 from agent.operations.states import follow
+from agent.restore.kept import KEPT_AFTER
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
 
@@ -55,8 +56,9 @@ def goes_on_with(record: OperationRecord, order: Order) -> bool:
 
 def keeps_work(record: OperationRecord, completed: Completed) -> bool:
     """Returns whether what an operation has written so far stays where it is when it ends so."""
-    needs_credentials = completed.error is not None and completed.error.reason == CredentialsNeededError.reason
-    return record.kind is OperationKind.RESTORE and bool(record.begun) and needs_credentials
+    if record.kind is not OperationKind.RESTORE or not record.begun or completed.state is not OperationState.FAILED:
+        return False
+    return completed.error is not None and completed.error.reason in KEPT_AFTER
 
 
 def continued(record: OperationRecord) -> OperationRecord:

@@ -77,6 +77,10 @@ class Crew:
         if self._error is not None:
             raise self._error
 
+    def cause(self, error: BaseException) -> BaseException:
+        """Returns the first error; ``error``, which ended the work of the crew, if there was none before."""
+        return self._error or error
+
     @contextlib.contextmanager
     def work(self) -> Iterator[None]:
         """Bounds the life of the crew: an error in the block stops the threads, and the first error is raised."""

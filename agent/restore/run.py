@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from agent.config.model import TransferConfig
-from agent.errors import DataLossError, LocalIoError, LocalPermissionError, NoSpaceError
+from agent.errors import DataLossError, LocalIoError, LocalPermissionError, NoSpaceError, describe
 from agent.events import Begun, ChunkKind, Direction, Emit, OperationResult, PresentReport, Stage
 from agent.pipeline.crew import Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
@@ -25,6 +25,7 @@ from agent.restore.chunk_writer import ChunkWriter, ChunkWriting
 from agent.restore.directories import Directories
 from agent.restore.fetch import Fetcher
 from agent.restore.keep import Keeper
+from agent.restore.kept import KEPT_AFTER
 from agent.restore.large import Hand, Publisher
 from agent.restore.links import further_names, intact_groups
 from agent.restore.marks import Marks
@@ -57,7 +58,8 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event) -> Operati
 
     Raises:
         DataLossError: chunks or the manifest are damaged or missing. What is undamaged was restored.
-        GpusnapError: it failed otherwise, or was cancelled. No unfinished file is left in the target.
+        GpusnapError: it failed otherwise, or was cancelled. No unfinished file is left in the target, but for large
+            ones in its work folder that the next restore can go on with (``agent.restore.kept``).
     """
     request = taken_up(request)
     selection = Selection(request.paths)
@@ -127,6 +129,7 @@ class _Restore:
         self._numbers = itertools.count()
         self._comparing = Comparing.NOT
         self._after_reuse: RestorePlan | None = None
+        self._is_kept = False
 
     def run(self, workers: int, processes: WorkerProcesses) -> OperationResult:
         """Runs the pipeline with so many workers: in processes of their own, or the only one in this process."""
@@ -145,7 +148,7 @@ class _Restore:
                 self._run(target, workers, processes)
             succeeded = True
         finally:
-            target.close(succeeded)
+            target.close(succeeded, self._is_kept)
         self._notes.warnings.emit(self._emit)
         return self._result()
 
@@ -217,20 +220,23 @@ class _Restore:
 
     @contextlib.contextmanager
     def _hands(self, target: Target, workers: int, processes: WorkerProcesses, crew: Crew) -> Iterator[list[Hand]]:
-        """What each working thread works with; large files that are not complete in the end are removed."""
+        """What each working thread works with; large files that are not complete in the end are removed, or kept."""
         hands = [
             Hand(self._chunks(target, workers, processes, crew), Publisher(self._writer(target), self._notes))
             for _ in range(workers)
         ]
         try:
             yield hands
+        except BaseException as error:
+            self._is_kept = describe(crew.cause(error)).reason in KEPT_AFTER
+            raise
         finally:
             for hand in hands:
                 hand.close()
             with contextlib.closing(self._writer(target)) as writer:
                 for file in self._made.large_files() if self._made else ():
                     if file.is_begun and not file.is_published:
-                        writer.discard_large(file)
+                        writer.discard_large(file, self._is_kept)
 
     def _reuse(self, target: Target, hands: list[Hand], crew: Crew) -> RestorePlan:
         groups: frozenset[int] = frozenset()

@@ -10,6 +10,7 @@ from agent.errors import NoSpaceError, NotADirectoryPathError, TargetNotEmptyErr
 from agent.pipeline.beneath import DIRECTORY_FLAGS, list_names, remove
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.work_folder import UNFINISHED_PREFIX, WORK_FOLDER_PREFIX, work_folder
+from agent.restore.kept import trim
 from agent.restore.metadata import remove_acls
 from agent.restore.origin import FILE_NAME as ORIGIN_FILE
 from agent.restore.origin import Origin, read_origin, this_boot, write_origin
@@ -115,9 +116,17 @@ class Target:
             self._work_fd = -1
             remove(self.root_fd, self._work_name)
 
-    def close(self, succeeded: bool) -> None:
-        """Removes the work folder; after a failure also folders that were made for the target and are still empty."""
-        self.end_work()
+    def close(self, succeeded: bool, is_kept: bool = False) -> None:
+        """Removes the work folder; after a failure also folders that were made for the target and are still empty.
+
+        Args:
+            succeeded: whether the restore did.
+            is_kept: leave large files that the next restore can go on with, and what says where they come from.
+        """
+        if is_kept and self._work_fd >= 0 and trim(self._work_fd):
+            os.close(self._work_fd)
+        else:
+            self.end_work()
         os.close(self.root_fd)
         for made in [] if succeeded else reversed(self._made):
             try:

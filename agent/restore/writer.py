@@ -120,8 +120,7 @@ class Writer:
         """Goes on with the unfinished file that a killed restore left, if it did; says whether."""
         entry = file.entry
         try:
-            # Only in the work folder is it certain who wrote it; and what was written into a hole would stay there.
-            if self._unfinished(entry)[0] != self._folders.work_fd or entry.sparse:
+            if not self._can_go_on(entry):
                 return False
             fd = self.reopen_large(entry)
         except OSError:
@@ -171,8 +170,14 @@ class Writer:
         except OSError as error:
             raise cannot_write(file.entry, error) from error
 
-    def discard_large(self, file: LargeFile) -> None:
-        """Removes the unfinished file of a large file that will not be completed."""
+    def discard_large(self, file: LargeFile, is_kept: bool) -> None:
+        """Removes the unfinished file of a large file that will not be completed.
+
+        Args:
+            is_kept: unless another restore can go on with it.
+        """
+        if is_kept and not file.is_lost and self._can_go_on(file.entry):
+            return
         folder_fd, name = self._unfinished(file.entry)
         remove(folder_fd, name)
 
@@ -204,6 +209,11 @@ class Writer:
                 os.close(source_fd)
         except OSError as error:
             raise cannot_write(entry, error) from error
+
+    def _can_go_on(self, entry: Entry) -> bool:
+        """Says whether the unfinished file of a large file may be gone on with."""
+        # Only in the work folder is it certain who wrote it; and what was written into a hole would stay there.
+        return not entry.sparse and self._unfinished(entry)[0] == self._folders.work_fd
 
     def _unfinished(self, entry: Entry) -> tuple[int, bytes]:
         """Returns where a large file grows: in the work folder, or beside its final name on another file system."""
