@@ -331,6 +331,10 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     snapshot_id: str
 
 
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """The operation's process is there, whatever it may wait for. For the daemon alone."""
+
+
 class Succeeded(msgspec.Struct, frozen=True, tag="succeeded"):
     """The last message of an operation's process when all went well."""
 
@@ -361,7 +365,7 @@ class Completed(msgspec.Struct, frozen=True, tag="completed"):
 PipelineEvent = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Begun
 """What a pipeline emits while it runs."""
 
-WorkerMessage = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Begun | Succeeded | Failed
+WorkerMessage = ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Begun | Alive | Succeeded | Failed
 """One line that the process of an operation writes."""
 
 OperationEvent = StateChanged | ScanTotals | ChunkFinished | Progress | FileReady | WarningRaised | Completed

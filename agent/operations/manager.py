@@ -39,6 +39,7 @@ from agent.operations.order import (
     snapshot_of,
     without_credentials,
 )
+from agent.operations.process import SILENCE_SECONDS
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
 from agent.operations.recovery import continued, end_instead, goes_on_with, keeps_work, reopened
 from agent.operations.request import Request
@@ -65,16 +66,24 @@ class OperationManager:
         observer: told of each event of each operation.
         workers_lock: a file descriptor that the processes of operations hold for as long as they live.
         measured: what is known of the transfer engines.
+        silence_seconds: how long the process of an operation may give no sign of life.
     """
 
     def __init__(
-        self, config: Config, journal: Journal, observer: Observer, workers_lock: int, measured: MeasuredStores
+        self,
+        config: Config,
+        journal: Journal,
+        observer: Observer,
+        workers_lock: int,
+        measured: MeasuredStores,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._config = config
         self._journal = journal
         self._observer = observer
         self._workers_lock = workers_lock
         self._measured = measured
+        self._silence_seconds = silence_seconds
         self._live: dict[str, LiveOperation] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._ended: OrderedDict[str, tuple[OperationRecord, EventLog]] = OrderedDict()
@@ -307,7 +316,7 @@ class OperationManager:
 
     def _launch(self, record: OperationRecord, request: Request) -> LiveOperation:
         observer = functools.partial(self._observe, request.storage)
-        operation = LiveOperation(record, request, self._journal, observer, self._workers_lock)
+        operation = LiveOperation(record, request, self._journal, observer, self._workers_lock, self._silence_seconds)
         self._live[record.name] = operation
         self._hold(asyncio.ensure_future(self._run(record.name, operation)))
         return operation

@@ -26,7 +26,7 @@ from agent.operations import leftovers
 from agent.operations.bounds import bounded_error
 from agent.operations.hub import EventLog
 from agent.operations.journal import Journal
-from agent.operations.process import WorkerEnd, run_worker
+from agent.operations.process import SILENCE_SECONDS, WorkerEnd, run_worker
 from agent.operations.record import LoggedEvent, OperationRecord
 from agent.operations.recovery import (
     ATTEMPTS,
@@ -55,16 +55,24 @@ class LiveOperation:
         journal: where its end is written.
         observer: told of each event.
         workers_lock: a file descriptor that the process holds for as long as it lives.
+        silence_seconds: how long the process may give no sign of life.
     """
 
     def __init__(
-        self, record: OperationRecord, request: Request, journal: Journal, observer: Observer, workers_lock: int
+        self,
+        record: OperationRecord,
+        request: Request,
+        journal: Journal,
+        observer: Observer,
+        workers_lock: int,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._record = record
         self._request = request
         self._journal = journal
         self._observer = observer
         self._workers_lock = workers_lock
+        self._silence_seconds = silence_seconds
         self._cancel = asyncio.Event()
         self._interrupt = asyncio.Event()
         self._ending = False
@@ -145,7 +153,13 @@ class LiveOperation:
                 await self._write()
             request = taking_up(self._request, self._record)
             return await run_worker(
-                self._record.name, request, self._take, self._cancel, self._interrupt, self._workers_lock
+                self._record.name,
+                request,
+                self._take,
+                self._cancel,
+                self._interrupt,
+                self._workers_lock,
+                silence_seconds=self._silence_seconds,
             )
         finally:
             await asyncio.to_thread(leftovers.remove_staging, staging)

@@ -18,7 +18,7 @@ from typing import cast
 import msgspec
 
 from agent.errors import WorkerCrashedError
-from agent.events import Failed, PipelineEvent, Succeeded, WorkerMessage
+from agent.events import Alive, Failed, PipelineEvent, Succeeded, WorkerMessage
 from agent.operations.lines import LineSplitter
 from agent.operations.request import Request
 from agent.pipeline.worker_process import KEEP_OPEN
@@ -34,6 +34,12 @@ REAP_SECONDS = 30.0
 
 DRAIN_SECONDS = 1.0
 """How long what a process wrote before its end is waited for."""
+
+SILENCE_SECONDS = 120.0
+"""How long a process may give no sign of life; one that is stopped, or hangs as a whole, is killed then."""
+
+LOOKS = 12
+"""In how many steps that is waited for: while the daemon itself stands still, with its machine, one passes at most."""
 
 MAX_MESSAGE = 64 << 20
 """Bytes of one message at most. The largest is DATA_LOSS with 100 chunks of 100 paths of 4 KiB, in Base64."""
@@ -61,10 +67,12 @@ class WorkerEnd(msgspec.Struct, frozen=True):
     Attributes:
         message: its last message; ``None`` if it died before.
         return_code: its exit status; negative is the signal that killed it.
+        was_silent: it gave no sign of life for too long, and was killed for that.
     """
 
     message: Succeeded | Failed | None
     return_code: int
+    was_silent: bool = False
 
     @property
     def cleaned_up(self) -> bool:
@@ -73,7 +81,9 @@ class WorkerEnd(msgspec.Struct, frozen=True):
 
     def crash(self) -> WorkerCrashedError:
         """Returns the error of a process that died without its last message."""
-        if self.return_code >= 0:
+        if self.was_silent:
+            how = "gave no sign of life and was killed"
+        elif self.return_code >= 0:
             how = f"ended with exit status {self.return_code}"
         else:
             how = f"was killed by {_signal_name(-self.return_code)}"
@@ -95,6 +105,8 @@ class _Protocol(asyncio.SubprocessProtocol):
         self.drained: asyncio.Future[object] = loop.create_future()
         self.finished: asyncio.Future[object] = loop.create_future()
         self.final: Succeeded | Failed | None = None
+        self.heard = 0
+        """How often it has written anything."""
         self._stdin: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -102,6 +114,7 @@ class _Protocol(asyncio.SubprocessProtocol):
         self._stdin = cast("asyncio.WriteTransport", pipe)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
+        self.heard += 1
         if fd == 1:
             for line in self._messages.feed(data):
                 self._message(line)
@@ -136,7 +149,7 @@ class _Protocol(asyncio.SubprocessProtocol):
         if isinstance(message, Succeeded | Failed):
             self.final = message
             self.finished.set_result(None)
-        else:
+        elif not isinstance(message, Alive):
             awaited = self._on_event(message)
             if awaited is not None:
                 awaited.add_done_callback(self._confirm)
@@ -154,6 +167,7 @@ async def run_worker(
     kill: asyncio.Event,
     keep_open: int,
     program: Sequence[str] = WORKER,
+    silence_seconds: float = SILENCE_SECONDS,
 ) -> WorkerEnd:
     """Runs an operation in a process of its own until that and all its children have ended.
 
@@ -165,6 +179,7 @@ async def run_worker(
         kill: set to kill it, so that it leaves what it has done so far for its continuation.
         keep_open: a file descriptor that the process and its worker processes hold for as long as they live.
         program: the process's command line.
+        silence_seconds: how long it may give no sign of life; then it is killed.
 
     Raises:
         WorkerCrashedError: the process could not even be started.
@@ -188,7 +203,7 @@ async def run_worker(
     try:
         stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
         stdin.write(msgspec.json.encode(request) + b"\n")
-        await _until_end(transport, protocol, cancel, kill)
+        was_silent = await _until_end(transport, protocol, cancel, kill, silence_seconds)
     finally:
         _kill_group(transport.get_pid())
         await asyncio.wait({protocol.exited}, timeout=REAP_SECONDS)
@@ -196,23 +211,28 @@ async def run_worker(
         transport.close()
         protocol.report_dropped()
     return_code = transport.get_returncode()
-    return WorkerEnd(protocol.final, -signal.SIGKILL if return_code is None else return_code)
+    return WorkerEnd(protocol.final, -signal.SIGKILL if return_code is None else return_code, was_silent)
 
 
 async def _until_end(
-    transport: asyncio.SubprocessTransport, protocol: _Protocol, cancel: asyncio.Event, kill: asyncio.Event
-) -> None:
-    """Waits for the end of the process, or until it has had its time to end."""
+    transport: asyncio.SubprocessTransport,
+    protocol: _Protocol,
+    cancel: asyncio.Event,
+    kill: asyncio.Event,
+    silence_seconds: float,
+) -> bool:
+    """Waits for the end of the process, or until it has had its time to end; says whether it gives no sign of life."""
     cancelled: asyncio.Future[object] = asyncio.ensure_future(cancel.wait())
     killed: asyncio.Future[object] = asyncio.ensure_future(kill.wait())
     waited: set[asyncio.Future[object]] = {protocol.exited, protocol.finished, cancelled, killed}
     try:
-        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not await _heard_of(waited, protocol, silence_seconds):
+            return True
     finally:
         cancelled.cancel()
         killed.cancel()
     if kill.is_set():
-        return
+        return False
     if protocol.finished.done():
         await asyncio.wait({protocol.exited}, timeout=CANCEL_SECONDS if cancel.is_set() else EXIT_SECONDS)
     elif not protocol.exited.done():
@@ -221,6 +241,19 @@ async def _until_end(
         except ProcessLookupError:
             pass
         await asyncio.wait({protocol.exited}, timeout=CANCEL_SECONDS)
+    return False
+
+
+async def _heard_of(waited: set[asyncio.Future[object]], protocol: _Protocol, silence_seconds: float) -> bool:
+    """Waits for one of several things; returns whether the process gave signs of life up to then."""
+    silent_looks = 0
+    while silent_looks < LOOKS:
+        heard = protocol.heard
+        done, _ = await asyncio.wait(waited, timeout=silence_seconds / LOOKS, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            return True
+        silent_looks = silent_looks + 1 if protocol.heard == heard else 0
+    return False
 
 
 def _kill_group(pid: int) -> None:

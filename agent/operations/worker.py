@@ -16,7 +16,7 @@ import traceback
 import msgspec
 
 from agent.errors import describe, is_defect
-from agent.events import Begun, Emit, Failed, OperationResult, PipelineEvent, Succeeded, WorkerMessage
+from agent.events import Alive, Begun, Emit, Failed, OperationResult, PipelineEvent, Succeeded, WorkerMessage
 from agent.maintenance.request import PruneRequest, VerifyRequest
 from agent.operations.request import Request
 from agent.restore.request import RestoreRequest
@@ -24,6 +24,9 @@ from agent.snapshot.request import SnapshotRequest
 
 CONFIRM_SECONDS = 10.0
 """How long the journal may take; an operation goes on without it, as it does when the journal's disk is full."""
+
+BEAT_SECONDS = 2.0
+"""Time between two signs of life; ``agent.operations.process.SILENCE_SECONDS`` is much longer."""
 
 
 class MessageWriter:
@@ -50,6 +53,26 @@ class MessageWriter:
                 self._cancel.set()
 
 
+class Heartbeat:
+    """Gives signs of life during a block, so that the daemon tells a process that waits from one that is stopped."""
+
+    def __init__(self, writer: MessageWriter) -> None:
+        self._writer = writer
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            self._writer.write(Alive())
+
+
 def main() -> int:
     """Runs one operation; the exit status is 0 whenever the last message could be written."""
     cancel = threading.Event()
@@ -64,7 +87,9 @@ def main() -> int:
         if isinstance(event, Begun):
             confirmed.wait(CONFIRM_SECONDS)
 
-    writer.write(_perform(request, emit, cancel))
+    with Heartbeat(writer):
+        end = _perform(request, emit, cancel)
+    writer.write(end)
     return 0
 
 

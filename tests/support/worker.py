@@ -44,6 +44,11 @@ class Worker:
         return self._process.poll() is not None
 
     @property
+    def seen(self) -> list[WorkerMessage]:
+        """What it has written so far."""
+        return list(self._messages)
+
+    @property
     def messages(self) -> int:
         """How many messages it has written so far."""
         return len(self._messages)

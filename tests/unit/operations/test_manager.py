@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest_asyncio
 
 from agent.config.model import AgentConfig, Config, Credentials, Provider, StorageConfig
 from agent.errors import OperationNotFoundError, ShuttingDownError
-from agent.events import Completed, OperationKind, OperationState, StateChanged, WarningRaised
+from agent.events import Completed, OperationEvent, OperationKind, OperationState, StateChanged, WarningRaised
 from agent.operations.journal import Journal
 from agent.operations.kept_work import KEPT_SECONDS, KeptWork
 from agent.operations.manager import OperationManager
@@ -27,8 +28,10 @@ from agent.operations.order import (
     kind_of,
     without_credentials,
 )
+from agent.operations.process import SILENCE_SECONDS
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
 from agent.operations.recovery import CONTINUATIONS
+from tests.support.processes import is_running, processes_running
 
 WITH_KEYS = StorageConfig(
     provider=Provider.CUSTOM,
@@ -42,7 +45,9 @@ WITH_KEYS = StorageConfig(
 class Agent:
     """A manager with its journal."""
 
-    def __init__(self, folder: Path, lock: int, resume_on_start: bool = True) -> None:
+    def __init__(
+        self, folder: Path, lock: int, resume_on_start: bool = True, silence_seconds: float = SILENCE_SECONDS
+    ) -> None:
         self.folder = folder
         self.journal = Journal(str(folder))
         self.observed: list[tuple[str, OperationKind, LoggedEvent]] = []
@@ -58,6 +63,7 @@ class Agent:
             lambda name, kind, logged: self.observed.append((name, kind, logged)),
             lock,
             MeasuredStores(str(folder)),
+            silence_seconds,
         )
 
     async def left_running(
@@ -311,3 +317,32 @@ async def test_callers_that_leave_while_their_operations_are_admitted(agent: Age
     await agent.manager.drain(60, asyncio.Event())
     assert not agent.manager.running
     assert await agent.journal.unfinished() == []
+
+
+async def test_a_process_that_is_stopped_for_ever_gets_a_successor(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    # Long enough for a process to begin, and much longer than one that works is silent.
+    agent = Agent(tmp_path, lock, silence_seconds=10.0)
+    (tmp_path / "ws").mkdir()
+    await agent.journal.open()
+    record = await agent.manager.start(SnapshotOrder("", str(tmp_path / "ws")))
+    stopped: set[int] = set()
+    events: list[OperationEvent] = []
+
+    async def stop_and_follow() -> None:
+        async for logged in agent.manager.events(record.name):
+            events.append(logged.event)
+            if logged.event == StateChanged(OperationState.RUNNING):
+                while not stopped:
+                    stopped.update(processes_running("agent.operations.worker"))
+                    await asyncio.sleep(0)
+                for process in stopped:
+                    os.kill(process, signal.SIGSTOP)
+
+    await asyncio.wait_for(stop_and_follow(), 60)
+    assert [event.reason for event in events if isinstance(event, WarningRaised)] == ["OPERATION_RETRIED"]
+    assert isinstance(events[-1], Completed)
+    assert events[-1].state is OperationState.SUCCEEDED
+    assert not any(map(is_running, stopped))
+    await agent.journal.close()
+    os.close(lock)

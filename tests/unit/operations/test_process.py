@@ -46,6 +46,7 @@ class Worker:
         self.kill = asyncio.Event()
         self.ready = asyncio.Event()
         self.written: asyncio.Future[None] | None = None
+        self.silence_seconds = process.SILENCE_SECONDS
         self._keep_open = keep_open
 
     def _on_event(self, event: PipelineEvent) -> asyncio.Future[None] | None:
@@ -55,7 +56,16 @@ class Worker:
 
     async def run(self, script: str) -> WorkerEnd:
         program = (sys.executable, "-c", PRELUDE + script)
-        running = run_worker("snapshot-1", REQUEST, self._on_event, self.cancel, self.kill, self._keep_open, program)
+        running = run_worker(
+            "snapshot-1",
+            REQUEST,
+            self._on_event,
+            self.cancel,
+            self.kill,
+            self._keep_open,
+            program,
+            self.silence_seconds,
+        )
         return await asyncio.wait_for(running, 60)
 
 
@@ -187,6 +197,27 @@ async def test_one_that_is_to_be_killed_is_not_asked_before(worker: Worker) -> N
     await asyncio.wait_for(worker.ready.wait(), 60)
     worker.kill.set()
     assert await running == WorkerEnd(None, -9)
+
+
+async def test_one_that_is_stopped_is_killed(worker: Worker) -> None:
+    worker.silence_seconds = 0.5
+    end = await worker.run("ready(); os.kill(os.getpid(), signal.SIGSTOP)")
+    assert end == WorkerEnd(None, -9, was_silent=True)
+    assert not end.cleaned_up
+    assert "gave no sign of life" in end.crash().message
+
+
+async def test_one_that_lives_may_take_its_time(worker: Worker) -> None:
+    worker.silence_seconds = 2.0
+    script = """
+for _ in range(40):
+    time.sleep(0.1)
+    say('{"type": "alive"}')
+succeed()
+"""
+    assert await worker.run(script) == WorkerEnd(DONE, 0)
+    # They are for nobody else.
+    assert worker.events == []
 
 
 async def test_one_that_hangs_after_its_last_message_is_killed(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
