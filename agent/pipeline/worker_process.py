@@ -12,16 +12,33 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 END_SECONDS = 5.0
 """How long an idle worker process may take to end when it is told to; then it is killed."""
+
+SILENCE_SECONDS = 120.0
+"""How long a worker process may give no sign of life while its answer is waited for; then it is taken for dead."""
+
+LOOKS = 12
+"""In how many steps that is waited for: while the operation itself stands still, one passes at most."""
+
+BEAT_SECONDS = 10.0
+"""Time between two signs of life of a worker process."""
+
+KILL_SECONDS = 30.0
+"""How long the end of a killed process is waited for; only one that hangs in the kernel takes longer."""
 
 KEEP_OPEN = "GPUSNAP_KEEP_OPEN"
 """The variable with the number of a descriptor that every process of an operation holds for as long as it lives."""
 
 _SIZE_BYTES = 8
 _MOST_DESCRIPTORS = 4
+_BEAT = b"\xff" * _SIZE_BYTES
+
+_T = TypeVar("_T")
 
 
 class WorkerDiedError(Exception):
@@ -29,10 +46,16 @@ class WorkerDiedError(Exception):
 
 
 class Connection:
-    """One end of the connection between an operation and a worker process. Messages with descriptors, in order."""
+    """One end of the connection between an operation and a worker process. Messages with descriptors, in order.
 
-    def __init__(self, end: socket.socket) -> None:
+    Args:
+        silence_seconds: how long the other end may be silent while something is expected of it; ``None`` for any time.
+    """
+
+    def __init__(self, end: socket.socket, silence_seconds: float | None = None) -> None:
         self._end = end
+        self._silence_seconds = silence_seconds
+        self._sending = threading.Lock()
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
         """Sends a message and copies of descriptors.
@@ -42,11 +65,25 @@ class Connection:
         """
         size = len(message).to_bytes(_SIZE_BYTES, "little")
         try:
-            if descriptors:
-                socket.send_fds(self._end, [size], list(descriptors))
-            else:
-                self._end.sendall(size)
-            self._end.sendall(message)
+            with self._sending:
+                self._end.settimeout(self._silence_seconds)
+                if descriptors:
+                    socket.send_fds(self._end, [size], list(descriptors))
+                else:
+                    self._end.sendall(size)
+                self._end.sendall(message)
+        except OSError as error:
+            raise WorkerDiedError from error
+
+    def beat(self) -> None:
+        """Gives a sign of life.
+
+        Raises:
+            WorkerDiedError: nobody reads it.
+        """
+        try:
+            with self._sending:
+                self._end.sendall(_BEAT)
         except OSError as error:
             raise WorkerDiedError from error
 
@@ -54,12 +91,16 @@ class Connection:
         """Waits for a message; returns it with its descriptors, which the caller closes.
 
         Raises:
-            WorkerDiedError: there will be none.
+            WorkerDiedError: there will be none, or the other end gives no sign of life.
         """
         try:
-            size, descriptors, _, _ = socket.recv_fds(self._end, _SIZE_BYTES, _MOST_DESCRIPTORS)
-            size += self._exactly(_SIZE_BYTES - len(size))
-            return self._exactly(int.from_bytes(size, "little")), descriptors
+            if self._silence_seconds is not None:
+                self._end.settimeout(self._silence_seconds / LOOKS)
+            while True:
+                size, descriptors, _, _ = _patiently(socket.recv_fds, self._end, _SIZE_BYTES, _MOST_DESCRIPTORS)
+                size += self._exactly(_SIZE_BYTES - len(size))
+                if size != _BEAT:
+                    return self._exactly(int.from_bytes(size, "little")), descriptors
         except OSError as error:
             raise WorkerDiedError from error
 
@@ -71,11 +112,19 @@ class Connection:
         message = bytearray(size)
         left = memoryview(message)
         while left:
-            count = self._end.recv_into(left)
+            count = _patiently(self._end.recv_into, left)
             if count == 0:
                 raise ConnectionResetError
             left = left[count:]
         return bytes(message)
+
+
+def _patiently(read: Callable[..., _T], *arguments: object) -> _T:
+    """Reads; only when that has timed out ``LOOKS`` times in a row the silence is too long."""
+    for _ in range(LOOKS - 1):
+        with contextlib.suppress(TimeoutError):
+            return read(*arguments)
+    return read(*arguments)
 
 
 class WorkerProcess:
@@ -85,9 +134,10 @@ class WorkerProcess:
 
     Args:
         module: what it runs; its ``main`` finds the connection with ``own_connection``.
+        silence_seconds: how long it may be silent while its answer is waited for; with ``beating`` it never is.
     """
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, silence_seconds: float = SILENCE_SECONDS) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", module, str(theirs.fileno())]
@@ -99,7 +149,7 @@ class WorkerProcess:
             except BaseException:
                 ours.close()
                 raise
-        self.connection = Connection(ours)
+        self.connection = Connection(ours, silence_seconds)
 
     @property
     def pid(self) -> int:
@@ -127,7 +177,22 @@ class WorkerProcess:
     def kill(self) -> int:
         """Kills and reaps it; whoever waits for its answer gets WorkerDiedError."""
         self._process.kill()
-        return self._process.wait()
+        try:
+            return self._process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            return -signal.SIGKILL
+
+
+def beating(connection: Connection) -> Connection:
+    """Gives signs of life from now on, from a thread of their own, whatever the process does. Returns its argument."""
+
+    def beat() -> None:
+        with contextlib.suppress(WorkerDiedError):
+            while not threading.Event().wait(BEAT_SECONDS):
+                connection.beat()
+
+    threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+    return connection
 
 
 def own_connection() -> Connection:

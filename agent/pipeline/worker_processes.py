@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.errors import LocalIoError
-from agent.pipeline.worker_process import WorkerDiedError, WorkerProcess
+from agent.pipeline.worker_process import SILENCE_SECONDS, WorkerDiedError, WorkerProcess
 
 
 class WorkerProcesses:
@@ -15,10 +15,12 @@ class WorkerProcesses:
     Args:
         module: what they run.
         count: how many are started at once, to import what they need before there is something to do.
+        silence_seconds: how long one may give no sign of life while its answer is waited for.
     """
 
-    def __init__(self, module: str, count: int) -> None:
+    def __init__(self, module: str, count: int, silence_seconds: float = SILENCE_SECONDS) -> None:
         self._module = module
+        self._silence_seconds = silence_seconds
         self._lock = threading.Lock()
         self._ended = False
         self._idle: list[WorkerProcess] = []
@@ -77,7 +79,7 @@ class WorkerProcesses:
 
     def _start(self) -> WorkerProcess:
         try:
-            process = WorkerProcess(self._module)
+            process = WorkerProcess(self._module, self._silence_seconds)
         except OSError as error:
             raise LocalIoError(f"a worker process cannot be started: {error.strerror}") from error
         self._all.add(process)

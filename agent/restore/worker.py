@@ -13,7 +13,7 @@ from agent.errors import describe, is_defect
 from agent.pipeline.local_errors import local_error
 from agent.pipeline.memory import Mappings
 from agent.pipeline.warnings import Warnings
-from agent.pipeline.worker_process import WorkerDiedError, own_connection, received
+from agent.pipeline.worker_process import WorkerDiedError, beating, own_connection, received
 from agent.repository.manifest_reader import read_local
 from agent.restore.chunk_writer import ChunkWriter
 from agent.restore.keep import Keeper
@@ -27,7 +27,7 @@ from agent.restore.writer import Writer
 
 def main() -> int:
     """Does the tasks of one operation."""
-    connection = own_connection()
+    connection = beating(own_connection())
     tasks = msgspec.msgpack.Decoder(PlacedTask)
     try:
         message, (root_fd, work_fd) = connection.receive()

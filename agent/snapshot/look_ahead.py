@@ -18,6 +18,9 @@ from agent.snapshot.seen import Orders, Seen
 
 MODULE = "agent.snapshot.lookout"
 
+SILENCE_SECONDS = 10.0
+"""How long a lookout may say nothing while the scan waits for it: what it does not tell the scan sees itself."""
+
 
 class LookAhead:
     """What the lookout sees. It is never missed: what it does not tell, or dies before telling, the scan looks at.
@@ -25,6 +28,7 @@ class LookAhead:
     Args:
         root_fd: the workspace, open as long as this is used.
         orders: what of it is gone through.
+        silence_seconds: how long it may say nothing while it is waited for.
 
     Attributes:
         root_fd: the workspace.
@@ -34,10 +38,10 @@ class LookAhead:
         OSError: no process can be started.
     """
 
-    def __init__(self, root_fd: int, orders: Orders) -> None:
+    def __init__(self, root_fd: int, orders: Orders, silence_seconds: float = SILENCE_SECONDS) -> None:
         self.root_fd = root_fd
         self.begun_ns = time.monotonic_ns()
-        self._process = WorkerProcess(MODULE)
+        self._process = WorkerProcess(MODULE, silence_seconds)
         with contextlib.suppress(WorkerDiedError):
             self._process.connection.send(msgspec.msgpack.encode(orders), [root_fd])
         self._seen = self._receive()

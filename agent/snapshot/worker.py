@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from agent.errors import describe, is_defect
-from agent.pipeline.worker_process import WorkerDiedError, own_connection, received
+from agent.pipeline.worker_process import WorkerDiedError, beating, own_connection, received
 from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.task import Answer, BuildPack, BuildSegment, Failed, Refused, Stored, Task
 
 
 def main() -> int:
     """Does the tasks of one operation."""
-    connection = own_connection()
+    connection = beating(own_connection())
     tasks = msgspec.msgpack.Decoder[Task](Task)
     try:
         _, (root_fd,) = connection.receive()

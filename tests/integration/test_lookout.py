@@ -15,10 +15,11 @@ import pytest
 
 from agent.errors import CancelledError
 from agent.events import OperationResult
+from agent.pipeline.beneath import DIRECTORY_FLAGS
 from agent.snapshot import parent
 from agent.snapshot.look_ahead import MODULE, LookAhead, looking_ahead
 from agent.snapshot.request import SnapshotRequest
-from agent.snapshot.seen import Seen
+from agent.snapshot.seen import Orders, Seen
 from tests.support import pipelines
 from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.processes import processes_running
@@ -126,6 +127,27 @@ def test_a_lookout_that_dies_is_not_missed(workspace: Workspace, told: int, monk
     assert result.totals.files == FOLDERS * FILES - 1
     assert result.totals.bytes == 200 * (FOLDERS * FILES - 2) + len("changed")
     assert result.warnings == 0
+
+
+def test_one_that_never_goes_on_is_not_waited_for(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def stopped(request: SnapshotRequest) -> Iterator[LookAhead]:
+        root_fd = os.open(request.workspace, DIRECTORY_FLAGS)
+        with contextlib.closing(LookAhead(root_fd, Orders((), (), False, False), silence_seconds=1.0)) as ahead:
+            (lookout,) = processes_running(MODULE)
+            os.kill(lookout, signal.SIGSTOP)
+            yield ahead
+
+    monkeypatch.setattr(pipelines, "looking_ahead", stopped)
+    cancel = threading.Event()
+    # It would be waited for until then.
+    limit = threading.Timer(60.0, cancel.set)
+    limit.start()
+    (workspace.path / "007/003").write_text("changed")
+    result = workspace.pipelines.snapshot(os.fsencode(workspace.path), cancel=cancel)
+    limit.cancel()
+    assert result.warnings == 0
+    assert result.totals.bytes == 200 * (FOLDERS * FILES - 1) + len("changed")
 
 
 def test_one_that_never_goes_on_can_be_broken_off(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

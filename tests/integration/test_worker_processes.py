@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from agent.errors import CancelledError, DataLossError, WorkerCrashedError
 from agent.events import ChunkFinished, PipelineEvent, ScanTotals
+from agent.pipeline.worker_processes import WorkerProcesses
 from tests.support.pipelines import memory_folder
 from tests.support.processes import processes_running
 from tests.support.saved import LARGE, VARIED_TREE, Saved
@@ -42,7 +44,7 @@ def with_workers(saved: Saved, workers: int = 2) -> Saved:
     return saved
 
 
-def kill_at_chunks(saved: Saved, when: set[int]) -> list[int]:
+def kill_at_chunks(saved: Saved, when: set[int], number: int = signal.SIGKILL) -> list[int]:
     """Kills the worker processes of the next operation at these of its finished chunks; returns whom, later."""
     killed: list[int] = []
 
@@ -55,7 +57,7 @@ def kill_at_chunks(saved: Saved, when: set[int]) -> list[int]:
                 Events.finished += 1
                 if Events.finished in when:
                     for pid in workers_running():
-                        os.kill(pid, signal.SIGKILL)
+                        os.kill(pid, number)
                         killed.append(pid)
 
     saved.pipelines.new_events = Events
@@ -89,6 +91,36 @@ def test_the_chunk_of_a_killed_worker_is_written_by_another(folder: Path) -> Non
     saved.restore()
     assert saved.differences() == []
     assert killed
+
+
+def stop_at_chunks(saved: Saved, when: set[int], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The same, but they are only stopped, and waited for a few seconds."""
+    patient = functools.partial(WorkerProcesses, silence_seconds=8.0)
+    monkeypatch.setattr("agent.restore.run.WorkerProcesses", patient)
+    monkeypatch.setattr("agent.snapshot.run.WorkerProcesses", patient)
+    return kill_at_chunks(saved, when, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("is_snapshot", [False, True])
+def test_the_chunk_of_a_stopped_worker_is_done_by_another(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_snapshot: bool
+) -> None:
+    saved = with_workers(Saved(folder, MANY))
+    stopped = stop_at_chunks(saved, {50}, monkeypatch)
+    cancel = threading.Event()
+    # One that is waited for without a bound would stay for ever.
+    limit = threading.Timer(60.0, cancel.set)
+    limit.start()
+    if is_snapshot:
+        saved.pipelines.repository.delete_snapshot(saved.id)
+        saved.id = saved.pipelines.snapshot(
+            os.fsencode(saved.workspace), large_file_size=LARGE, cancel=cancel
+        ).snapshot_id
+        saved.pipelines.new_events = list
+    saved.restore(cancel=cancel)
+    limit.cancel()
+    assert saved.differences() == []
+    assert stopped
 
 
 def test_workers_that_always_die_fail_the_restore(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

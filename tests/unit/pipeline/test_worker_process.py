@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator
@@ -27,6 +28,17 @@ except WorkerDiedError:
     raise SystemExit(7)
 """
 
+SLOW = """
+import time
+from agent.pipeline import worker_process
+worker_process.BEAT_SECONDS = 0.1
+connection = worker_process.beating(worker_process.own_connection())
+connection.receive()
+time.sleep(3)
+connection.send(b"done")
+connection.receive()
+"""
+
 DEAF = """
 import threading
 threading.Event().wait()
@@ -38,6 +50,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
     (tmp_path / "echoing.py").write_text(ECHO)
     (tmp_path / "deaf.py").write_text(DEAF)
+    (tmp_path / "slow.py").write_text(SLOW)
     return tmp_path
 
 
@@ -85,6 +98,36 @@ def test_who_waits_sees_that_it_was_killed(echo: WorkerProcess) -> None:
     with pytest.raises(WorkerDiedError):
         echo.connection.send(b"message" * 100_000)
     assert echo.end() == "SIGKILL"
+
+
+@pytest.mark.parametrize("message", [b"message", bytes(5 << 20)])
+def test_who_waits_for_one_that_is_stopped_gives_it_up(modules: Path, message: bytes) -> None:
+    process = WorkerProcess("echoing", silence_seconds=2.0)
+    process.connection.send(b"message")
+    process.connection.receive()
+    os.kill(process.pid, signal.SIGSTOP)
+    given_up = threading.Event()
+
+    def wait() -> None:
+        try:
+            process.connection.send(message)
+            process.connection.receive()
+        except WorkerDiedError:
+            given_up.set()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(30.0)
+    assert given_up.is_set()
+    process.dismiss()
+    assert not is_running(process.pid)
+
+
+def test_one_that_takes_its_time_gives_signs_of_life(modules: Path) -> None:
+    process = WorkerProcess("slow", silence_seconds=2.0)
+    process.connection.send(b"message")
+    assert process.connection.receive() == (b"done", [])
+    process.dismiss()
 
 
 def test_one_that_does_not_end_is_killed(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
