@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
+from agent.config.model import TransferConfig
 from tests.faults.invariants import Kind, Outcome
 from tests.faults.network.conftest import Agents, MakeScene
 from tests.support.daemon import Daemon
+from tests.support.processes import wait_until
 from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import connected
 from tests.support.seaweed import SeaweedServer
 
 STUBBORN_SECONDS = 90.0
 """Longer than the store takes to start on a slow machine."""
+
+OUTAGE_SECONDS = 60.0
+"""An outage that operations survive as agents are configured unless told otherwise."""
 
 SLOW = Fault(piece_seconds=0.1)
 """A link over which a large chunk takes more than a second."""
@@ -56,3 +62,27 @@ def test_the_store_is_gone_for_a_while(
     assert survived.succeeded, survived.end
     surviving.recovers(kind, survived)
     failing.recovers(kind, Outcome(failed))
+
+
+def test_the_store_is_gone_for_a_minute(
+    make_scene: MakeScene, agents: Agents, proxy: Proxy, seaweed: SeaweedServer
+) -> None:
+    usual = agents(TransferConfig().retry_seconds)
+    scenes = {kind: make_scene(kind) for kind in Kind}
+    proxy.script = lambda seen: SLOW
+    with connected(usual.address) as stub:
+        running = {kind: scene.begin(stub, scene.request(kind)) for kind, scene in scenes.items()}
+        before = {kind: until_chunk(events) for kind, events in running.items()}
+        proxy.down()
+        seaweed.kill()
+        end = time.monotonic() + OUTAGE_SECONDS
+        # However long it takes to start, it is back for its agents when the minute is over.
+        seaweed.start()
+        wait_until(lambda: time.monotonic() >= end, "the end of the outage", 2 * OUTAGE_SECONDS)
+        proxy.script = lambda seen: None
+        proxy.up()
+        survived = {kind: Outcome([*before[kind], *events]) for kind, events in running.items()}
+    for kind, scene in scenes.items():
+        scene.check(survived[kind], agent=usual)
+        assert survived[kind].succeeded, survived[kind].end
+        scene.recovers(kind, survived[kind])
