@@ -25,7 +25,7 @@ from tests.support.daemon import Daemon
 from tests.support.gpusnap import Gpusnap
 from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.processes import wait_until
-from tests.support.trees import File, HardLink, Node, Seeded, Sparse, Symlink, build, compare, trees
+from tests.support.trees import File, HardLink, Node, Seeded, Sparse, Symlink, append, build, compare, trees
 
 LARGE = 4000
 
@@ -185,11 +185,6 @@ def test_one_changed_file_moves_one_segment_or_one_pack(folder: Path) -> None:
     workspace.check(fourth)
 
 
-def append(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"more")
-
-
 def replace(path: Path) -> None:
     other = path.with_name("other")
     other.write_bytes(path.read_bytes()[::-1])
@@ -211,7 +206,7 @@ def to_folder(path: Path) -> None:
 
 CHANGES: dict[str, Callable[[Path], object]] = {
     "rewritten in place": lambda path: rewrite(path, 0, b"new", keep_mtime=True),
-    "longer": append,
+    "longer": lambda path: append(path, b"more"),
     "shorter": lambda path: os.truncate(path, 10),
     "a hole": lambda path: os.truncate(path, 100_000),
     "replaced": replace,
@@ -260,7 +255,7 @@ def mutate(root: bytes, mutation: str, place: int, number: int) -> None:
     path = found[place % len(found)]
     is_file = os.path.isfile(path) and not os.path.islink(path)
     if mutation == "append" and is_file:
-        append(Path(os.fsdecode(path)))
+        append(path, b"more")
     elif mutation == "rewrite" and is_file:
         rewrite(Path(os.fsdecode(path)), place % 5000, b"%d" % number, keep_mtime=bool(place % 2))
     elif mutation == "truncate" and is_file:

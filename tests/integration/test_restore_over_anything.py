@@ -38,7 +38,8 @@ def rewrite(path: Path, data: st.DataObject, silently: bool) -> None:
     if content:
         content[data.draw(st.integers(0, len(content) - 1))] ^= 1
     path.chmod(0o600)
-    path.write_bytes(content)
+    with path.open("r+b") as file:  # not so that it would be made: see ``append`` of the trees
+        file.write(content)
     if silently:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 

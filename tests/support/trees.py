@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from controller_client.demo.compare import compare
 
 __all__ = [
-    "Device", "Directory", "Fifo", "File", "HardLink", "Node", "Seeded", "Sparse", "Symlink", "build", "compare",
-    "content_of", "facts", "names", "sizes", "trees",
+    "Device", "Directory", "Fifo", "File", "HardLink", "Node", "Seeded", "Sparse", "Symlink", "append", "build",
+    "compare", "content_of", "facts", "names", "sizes", "trees",
 ]  # fmt: skip
 
 _PIECE = 1 << 20
@@ -131,6 +131,18 @@ def build(root: bytes, nodes: Sequence[Node]) -> None:
     # A child's creation changes the time of its directory, and a mode may forbid to create one.
     for path in sorted(directories, reverse=True):
         _dress(_join(root, path), directories[path])
+
+
+def append(path: str | bytes | os.PathLike[str], data: bytes) -> None:
+    """Appends to a file that exists.
+
+    Opening it so that it would be made is forbidden for another user's file in a sticky folder that all may write to.
+    """
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def content_of(content: Content) -> bytes:

@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 
-from tests.support.trees import Seeded, content_of
+from tests.support.trees import Seeded, append, content_of
 
 _FOLDERS = (b"", b"a", b"a/b", b"models", b"\xff\n")
 _NAMES = (b"one", b"two", b"t wo", b"3.bin", b"\xfe", b"a")
@@ -123,8 +123,7 @@ class Tree:
     def _alter(self, change: Change, path: bytes, number: int) -> None:
         facts = os.lstat(path)
         if change is Change.APPEND:
-            with open(path, "ab") as file:
-                file.write(b"more" * (number % 600))
+            append(path, b"more" * (number % 600))
         elif change is Change.REWRITE_QUIETLY:
             with open(path, "r+b") as file:
                 file.write(content_of(Seeded(facts.st_size, seed=number)))
