@@ -1,4 +1,4 @@
-"""Writes blocks into an unfinished large file, past the page cache if asked."""
+"""Writes blocks into an unfinished large file, past the page cache if asked, and else on to the disk at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 
+from agent.pipeline.writeback import begin_writeback
 from agent.repository.extents import content_spans
 from agent.repository.model import Entry
 
@@ -38,6 +39,8 @@ class SegmentFile:
         else:
             self._buffered()
             write_content(self._fd, self._entry, start, content)
+            if not self._entry.sparse:
+                begin_writeback(self._fd, start, len(content))
 
     def _write_direct(self, start: int, content: memoryview) -> None:
         whole = len(content) // ALIGNMENT * ALIGNMENT
