@@ -9,7 +9,6 @@ from collections.abc import Collection
 from concurrent.futures import Future
 
 import msgspec
-from blake3 import blake3
 
 from agent.errors import DataLossError, ObjectNotFoundError
 from agent.events import Cause, ChunkFinished, Emit, Stage
@@ -19,6 +18,7 @@ from agent.pipeline.memory import anonymous
 from agent.pipeline.meter import Meter
 from agent.pipeline.occupation import Occupations, processor_seconds
 from agent.repository import frame, keys
+from agent.repository.integrity import check_chunk
 from agent.repository.model import Chunk
 from agent.repository.presence import MISSING, Fault
 from agent.storage.engine import Incoming, TransferEngine
@@ -129,7 +129,7 @@ class Reading:
         self._meter.add(Stage.DOWNLOAD, report.stored_bytes, busy_seconds=report.seconds)
         begun = time.monotonic()
         try:
-            _check(incoming.view, chunk, block)
+            check_chunk(incoming.view, chunk, block)
         except DataLossError as error:
             if arrival.attempt < ATTEMPTS:
                 return True
@@ -162,14 +162,3 @@ class Reading:
                 return arrivals.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 continue
-
-
-def _check(stored: memoryview, chunk: Chunk, block: memoryview) -> None:
-    """Raises DataLossError if the stored bytes are not those of the chunk."""
-    if len(stored) != chunk.stored_size:
-        raise DataLossError(f"its object has not the {chunk.stored_size:,} bytes that were stored")
-    hasher = blake3()
-    for coded in frame.blocks(stored, chunk.raw_size):
-        hasher.update(frame.decode(coded, block))
-    if hasher.digest() != chunk.id:
-        raise DataLossError("its bytes do not match its id")

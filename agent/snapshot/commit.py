@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from agent.errors import DeadlinePassedError, ObjectNotFoundError
+from agent.errors import DamagedChunk, DataLossError, DeadlinePassedError, ObjectNotFoundError
 from agent.pipeline.crew import POLL_SECONDS, Crew
-from agent.repository import keys
+from agent.pipeline.memory import anonymous
+from agent.repository import frame, keys
 from agent.repository.grace import Grace
+from agent.repository.integrity import check_chunk
 from agent.repository.lease import Lease, take_lease
 from agent.repository.model import Chunk
 from agent.repository.presence import find_faults
@@ -17,6 +19,9 @@ from agent.storage.store import Store
 
 LEASES = 3
 """Further leases that are taken when the one before runs out."""
+
+READ_ATTEMPTS = 3
+"""A chunk that is to be stored once more is read so often when it arrives damaged: the damage may be on the way."""
 
 
 class Commit:
@@ -46,6 +51,7 @@ class Commit:
 
         Raises:
             DeadlinePassedError: it took too long, and chunks were pruned meanwhile; or every further lease ran out.
+            DataLossError: it took too long, and a chunk that had to be stored once more is damaged in the store.
         """
         self._write_chunk_list(f"{manifest_path}.chunks", table)
         self._settle(table, lease)
@@ -68,15 +74,34 @@ class Commit:
         lease = take_lease(self._store, self._grace, read_clock(self._store))
         self._demand(table)
         doubtful = [chunk for chunk in table if chunk.id in lease.condemned]
+        block = anonymous(frame.BLOCK_SIZE)
         try:
-            for key in dict.fromkeys(keys.chunk(chunk.id) for chunk in doubtful):
-                self._crew.check()
+            for chunk in dict.fromkeys(doubtful):
                 # The same bytes once more: a prune takes only what was stored before they were condemned.
-                self._store.write(key, self._store.read(key))
+                self._store.write(keys.chunk(chunk.id), self._read(chunk, block))
         except ObjectNotFoundError as error:
             raise DeadlinePassedError(f"the snapshot took too long: {error.message}") from error
         self._settle(doubtful, lease)
         return lease
+
+    def _read(self, chunk: Chunk, block: memoryview) -> bytes:
+        """Returns the object of a chunk, verified: an answer that came damaged must not be stored under its id."""
+        problem = ""
+        for _ in range(READ_ATTEMPTS):
+            self._crew.check()
+            stored = self._store.read(keys.chunk(chunk.id), 0, chunk.stored_size)
+            try:
+                check_chunk(memoryview(stored), chunk, block)
+            except DataLossError as error:
+                problem = error.message
+            else:
+                return stored
+        name = chunk.id.hex()
+        raise DataLossError(
+            f"the snapshot took so long that chunk {name} must be stored once more, and it is damaged: {problem}",
+            damaged=(DamagedChunk(name, problem),),
+            hint="repeat the snapshot: it stores the chunk anew",
+        )
 
     def _settle(self, uploaded: Sequence[Chunk], lease: Lease) -> None:
         """Makes sure that no delete was under way when chunks were uploaded that prunes may delete.

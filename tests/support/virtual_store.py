@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from agent.errors import DeadlinePassedError, ObjectNotFoundError, StorageUnavailableError
 from agent.storage.store import Deadline, ObjectInfo
+from tests.support.damage import flipped
 
 PAGE = 3
 """Objects on one page of a listing."""
@@ -32,6 +33,7 @@ class Objects:
         now: the store's clock in seconds.
         body_seconds: how long after its arrival an upload is still taken.
         delete_seconds: how long after it was accepted a delete may be carried out.
+        damaged_reads: for each key, how many of the next reads of its object come with a flipped bit.
     """
 
     def __init__(self, now: float = 1_000_000.0, body_seconds: float = 1e9, delete_seconds: float = 1e9) -> None:
@@ -39,6 +41,7 @@ class Objects:
         self.body_seconds = body_seconds
         self.delete_seconds = delete_seconds
         self.found: dict[str, tuple[bytes, int]] = {}
+        self.damaged_reads: dict[str, int] = {}
 
     def keys(self, prefix: str = "") -> list[str]:
         """Returns the keys that begin so."""
@@ -95,6 +98,9 @@ class VirtualStore:
         self._turn(f"read {key}")
         self._info(key)
         data = self.objects.found[key][0]
+        if self.objects.damaged_reads.get(key, 0):
+            self.objects.damaged_reads[key] -= 1
+            data = flipped(data, len(data) // 2)
         return data[offset:] if length is None else data[offset : offset + length]
 
     def read_tail(self, key: str, length: int) -> tuple[bytes, int]:

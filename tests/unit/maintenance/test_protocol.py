@@ -8,10 +8,13 @@ import itertools
 
 import pytest
 
-from agent.errors import DeadlinePassedError, StorageUnavailableError
+from agent.errors import DataLossError, DeadlinePassedError, StorageUnavailableError
 from agent.repository import keys
 from agent.repository.repository import Repository
+from tests.support import forging
 from tests.support.protocol_world import (
+    CHUNKS,
+    CONTENTS,
     GRACE,
     World,
     chunk_key,
@@ -100,6 +103,35 @@ def test_a_long_snapshot_refreshes_what_was_condemned_meanwhile(world: World) ->
     assert snapshot.error is None
     prune_twice(world)
     assert len(world.snapshots()) == 1
+
+
+def refreshing(world: World, damaged_reads: int) -> BaseException | None:
+    """Has a snapshot take another lease after a prune, with answers that come damaged; returns how it ended."""
+    snapshot = world.add("snapshot", world.snapshot([0, 1]))
+    world.until(snapshot, "upload snapshots/")
+    world.objects.now += GRACE.seconds + 3
+    world.until(world.add("prune", world.prune()), "the end")
+    world.objects.damaged_reads[chunk_key(1)] = damaged_reads
+    return ended(world, snapshot)
+
+
+def test_what_arrives_damaged_is_not_stored_under_the_chunks_id(world: World) -> None:
+    assert refreshing(world, damaged_reads=2) is None
+    assert world.objects.damaged_reads[chunk_key(1)] == 0
+    assert len(world.snapshots()) == 1
+    assert [world.objects.found[chunk_key(number)][0] for number in (0, 1)] == [
+        forging.frame(raw) for raw in CONTENTS[:2]
+    ]
+
+
+def test_a_chunk_that_cannot_be_refreshed_ends_the_snapshot_which_can_be_repeated(world: World) -> None:
+    error = refreshing(world, damaged_reads=1000)
+    assert isinstance(error, DataLossError)
+    assert [item.chunk_id for item in error.damaged] == [CHUNKS[1].id.hex()]
+    assert world.snapshots() == []
+    # As the hint says.
+    assert ended(world, world.add("snapshot", world.snapshot([0, 1]))) is None
+    assert world.objects.found[chunk_key(1)][0] == forging.frame(CONTENTS[1])
 
 
 def test_what_was_refreshed_is_not_deleted_under_the_new_lease(world: World) -> None:
