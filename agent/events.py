@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 
 from agent.errors import ErrorInfo
+
+MOST_TIME_NS = (1 << 63) - 1
+"""The latest time, in nanoseconds since 1970, that is believed: in the year 2262."""
 
 
 class OperationKind(enum.Enum):
@@ -92,7 +96,7 @@ class Measurement(msgspec.Struct, frozen=True):
     engine: str
     direction: Direction
     bytes_per_second: float
-    time_ns: int
+    time_ns: Annotated[int, msgspec.Meta(ge=0, le=MOST_TIME_NS)]
     cpu_seconds_per_gb: float = 0.0
     operation: str = ""
 

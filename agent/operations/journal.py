@@ -16,7 +16,8 @@ from typing import TypeVar
 
 import msgspec
 
-from agent.errors import GpusnapError, JournalError, NoSpaceError
+from agent import foreign
+from agent.errors import DataLossError, GpusnapError, JournalError, NoSpaceError
 from agent.events import Completed, OperationKind, OperationState
 from agent.operations.record import LoggedEvent, OperationRecord
 
@@ -68,6 +69,11 @@ FROM operations;
 # The first version did not write whether a request came with credentials, so what it left is taken to have had some.
 _LEFT_BY_1 = "UPDATE operations SET had_credentials = 1 WHERE end_time_ns = 0;"
 _STEPS = {0: _SCHEMA + _SCHEMA_2 + _SCHEMA_3, 1: _SCHEMA_2 + _LEFT_BY_1 + _SCHEMA_3, 2: _SCHEMA_3}
+
+_MOVE_AWAY = "move the file away: a new journal is begun, and snapshots are not affected"
+
+_completed_decoder = msgspec.json.Decoder(Completed)
+_history_decoder = msgspec.json.Decoder(list[LoggedEvent])
 
 _Row = tuple[int, str, str, str, str, str, bytes, str, bytes, int, int, int, bytes | None, int, str, int, int]
 _T = TypeVar("_T")
@@ -166,6 +172,9 @@ class Journal:
                 return work(self._connection)
         except sqlite3.Error as error:
             raise _explain(self._path, error) from error
+        except DataLossError as error:
+            # SQLite does not notice every byte that a disk has changed.
+            raise JournalError(f"the journal {self._path}: {error.message}", hint=_MOVE_AWAY) from error
 
     def _settle(self, db: sqlite3.Connection) -> None:
         """Writes the ends that are still to be written."""
@@ -211,7 +220,7 @@ def _explain(path: str, error: sqlite3.Error) -> GpusnapError:
     if "not a database" in text or "malformed" in text:
         return JournalError(
             f"the journal {path} is damaged ({text})",
-            hint="move the file away: a new journal is begun, and snapshots are not affected",
+            hint=_MOVE_AWAY,
         )
     return JournalError(f"the journal {path} cannot be used: {text}")
 
@@ -244,10 +253,14 @@ def _record(row: _Row) -> OperationRecord:
         times,
         keeps,
     ) = row
+    try:
+        of_kind, in_state = OperationKind(kind), OperationState(state)
+    except ValueError as error:
+        raise DataLossError(f"what it says of {name} is damaged: {error}") from error
     return OperationRecord(
         name=name,
-        kind=OperationKind(kind),
-        state=OperationState(state),
+        kind=of_kind,
+        state=in_state,
         request_id=request_id,
         digest=digest,
         path=path,
@@ -256,7 +269,7 @@ def _record(row: _Row) -> OperationRecord:
         create_time_ns=created,
         end_time_ns=end,
         last_sequence=last,
-        completed=None if done is None else msgspec.json.decode(done, type=Completed),
+        completed=None if done is None else foreign.decode(done, _completed_decoder, f"the end of {name}"),
         number=number,
         had_credentials=bool(had),
         begun=begun,
@@ -347,4 +360,4 @@ def _listed(db: sqlite3.Connection, condition: str, *values: object) -> list[Ope
 
 def _history(db: sqlite3.Connection, name: str) -> list[LoggedEvent]:
     row = db.execute("SELECT history FROM operations WHERE name = ?", (name,)).fetchone()
-    return [] if row is None or row[0] is None else msgspec.json.decode(row[0], type=list[LoggedEvent])
+    return [] if row is None or row[0] is None else foreign.decode(row[0], _history_decoder, f"the events of {name}")

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from agent import foreign
 from agent.config.model import StorageConfig
 from agent.config.provider import resolve
+from agent.errors import DataLossError
 from agent.events import Direction, Measurement
 
 FILE_NAME = "engines.json"
@@ -38,6 +40,9 @@ class _Store(msgspec.Struct, frozen=True):
 class _File(msgspec.Struct, frozen=True):
     version: int
     stores: tuple[_Store, ...]
+
+
+_decoder = msgspec.json.Decoder(_File)
 
 
 class MeasuredStores:
@@ -93,11 +98,11 @@ def _place(storage: StorageConfig) -> _Place:
 def _read(path: str) -> tuple[_Store, ...]:
     try:
         with open(path, "rb") as file:
-            kept = msgspec.json.decode(file.read(), type=_File)
+            kept = foreign.decode(file.read(), _decoder, path)
     except FileNotFoundError:
         return ()
-    except (OSError, msgspec.DecodeError) as error:
-        _log.warning("%s cannot be read, so engines are measured again: %s", path, error)
+    except (OSError, DataLossError) as error:
+        _log.warning("engines are measured again, as what was known of them cannot be read: %s", error)
         return ()
     return kept.stores if kept.version == _VERSION else ()
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from agent import foreign
 from agent.config.model import StorageConfig
-from agent.errors import JournalError
+from agent.errors import DataLossError, JournalError
 from agent.events import OperationKind
 from agent.maintenance.retention import Rules
 from agent.restore.request import IfNotEmpty
@@ -115,9 +116,9 @@ def from_journal(request: bytes) -> Order:
         JournalError: another version of the agent wrote something else.
     """
     try:
-        return _decoder.decode(request)
-    except msgspec.DecodeError as error:
-        raise JournalError(f"the journal's request cannot be read: {error}", hint="repeat the request") from error
+        return foreign.decode(request, _decoder, "the journal's request")
+    except DataLossError as error:
+        raise JournalError(error.message, hint="repeat the request") from error
 
 
 def digest(order: Order) -> str:

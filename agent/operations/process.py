@@ -17,7 +17,8 @@ from typing import cast
 
 import msgspec
 
-from agent.errors import WorkerCrashedError
+from agent import foreign
+from agent.errors import DataLossError, WorkerCrashedError
 from agent.events import Alive, Failed, PipelineEvent, Succeeded, WorkerMessage
 from agent.operations.lines import LineSplitter
 from agent.operations.request import Request
@@ -140,8 +141,8 @@ class _Protocol(asyncio.SubprocessProtocol):
         if self.final is not None:
             return
         try:
-            message = _decoder.decode(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            message = foreign.decode(line, _decoder, "the line")
+        except DataLossError:
             self._garbage += 1
             if self._garbage <= _GARBAGE_LOGGED:
                 _log.warning("%s: the operation's process wrote a line that is no message: %r", self._name, line[:200])

@@ -77,7 +77,7 @@ def main() -> int:
     """Runs one operation; the exit status is 0 whenever the last message could be written."""
     cancel = threading.Event()
     signal.signal(signal.SIGTERM, lambda _signal, _frame: cancel.set())
-    request = msgspec.json.decode(_read_line(0), type=Request)
+    request = msgspec.json.decode(_read_line(0), type=Request)  # noqa: TID251 - from the daemon itself
     writer = MessageWriter(_own_stdout(), cancel)
     confirmed = threading.Event()
     threading.Thread(target=_watch_daemon, args=(confirmed,), name="daemon-watcher", daemon=True).start()

@@ -25,6 +25,7 @@ IDS_PER_RECORD = 1 << 16
 """A record has 2 MiB at most."""
 
 _ID_BYTES = 32
+_MOST_BYTES = len(MAGIC) + (IDS_PER_RECORD + 1) * _ID_BYTES
 _RECORD_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}")
 _ATTEMPTS = 3
 """A record that arrives damaged is read so often: the damage may be on the way."""
@@ -66,7 +67,7 @@ def read_record(store: Store, record: Record) -> list[bytes]:
     """
     for attempt in range(_ATTEMPTS):
         try:
-            data = store.read(_chunks(record.id))
+            data = store.read(_chunks(record.id), 0, _MOST_BYTES + 1)
         except ObjectNotFoundError:
             return []
         try:
@@ -134,7 +135,8 @@ def encode(chunks: Iterable[bytes]) -> bytes:
 
 def _decode(data: bytes, where: str) -> list[bytes]:
     body, digest = data[:-_ID_BYTES], data[-_ID_BYTES:]
-    if not body.startswith(MAGIC) or blake3(body).digest() != digest or (len(body) - len(MAGIC)) % _ID_BYTES:
+    is_whole = len(data) <= _MOST_BYTES and body.startswith(MAGIC) and blake3(body).digest() == digest
+    if not is_whole or (len(body) - len(MAGIC)) % _ID_BYTES:
         raise DataLossError(
             f"{where} is damaged", hint="run `gpusnap prune`: it sets the record aside, and nothing else is affected"
         )

@@ -15,6 +15,7 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from agent import foreign
 from agent.errors import (
     DataLossError,
     ObjectNotFoundError,
@@ -77,6 +78,10 @@ class _Version(msgspec.Struct, frozen=True):
     format_version: int
 
 
+_info_decoder = msgspec.json.Decoder(RepositoryInfo)
+_version_decoder = msgspec.json.Decoder(_Version)
+
+
 class Repository:
     """The snapshots in a store."""
 
@@ -102,13 +107,10 @@ class Repository:
         except ObjectNotFoundError:
             return None
         where = f"{self._store.location}/{keys.REPOSITORY}"
-        try:
-            version = msgspec.json.decode(raw, type=_Version).format_version
-            if version != FORMAT_VERSION:
-                raise RepositoryVersionError(f"{where} says format version {version}; known here is {FORMAT_VERSION}")
-            info = msgspec.json.decode(raw, type=RepositoryInfo)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise DataLossError(f"{where} is damaged: {error}") from error
+        version = foreign.decode(raw, _version_decoder, where).format_version
+        if version != FORMAT_VERSION:
+            raise RepositoryVersionError(f"{where} says format version {version}; known here is {FORMAT_VERSION}")
+        info = foreign.decode(raw, _info_decoder, where)
         if info.encryption != _NULL:
             raise RepositoryVersionError(f"{where} says that the repository is encrypted, which is not known here")
         return info

@@ -6,6 +6,9 @@ import os
 
 import msgspec
 
+from agent import foreign
+from agent.errors import DataLossError
+
 FILE_NAME = b"origin"
 
 _MOST_BYTES = 4096
@@ -23,6 +26,9 @@ class Origin(msgspec.Struct, frozen=True):
 
     snapshot: str
     boot: str
+
+
+_decoder = msgspec.json.Decoder(Origin)
 
 
 def this_boot() -> str:
@@ -46,6 +52,6 @@ def read_origin(folder_fd: int) -> Origin | None:
     try:
         fd = os.open(FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder_fd)
         with open(fd, "rb") as file:
-            return msgspec.json.decode(file.read(_MOST_BYTES), type=Origin)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            return foreign.decode(file.read(_MOST_BYTES), _decoder, "the origin of unfinished files")
+    except (OSError, DataLossError):
         return None

@@ -6,6 +6,7 @@ import contextlib
 
 import msgspec
 
+from agent import foreign
 from agent.errors import GpusnapError, ObjectNotFoundError
 from agent.repository import keys
 from agent.storage.clock import read_clock
@@ -20,12 +21,18 @@ OLD_SECONDS = 2 * YOUNG_SECONDS
 MARKERS = 64
 """Markers that are looked at, the newest first."""
 
+MARKER_SIZE = 64 << 10
+"""Bytes of a marker that are read at most: paths have 4 KiB."""
+
 
 class Marker(msgspec.Struct, frozen=True):
     """What a marker says: whose snapshot it is. For people, and for the next snapshot of the same workspace."""
 
     host: str
     workspace: bytes
+
+
+_decoder = msgspec.json.Decoder(Marker)
 
 
 class Beginning(msgspec.Struct, frozen=True):
@@ -81,12 +88,9 @@ class Interrupted:
         """
         self._remove(self._id)
         for snapshot_id in self._others:
-            with contextlib.suppress(GpusnapError, msgspec.DecodeError):
-                if self._read(snapshot_id) == self._marker:
+            with contextlib.suppress(GpusnapError):
+                if read_marker(self._store, snapshot_id) == self._marker:
                     self._remove(snapshot_id)
-
-    def _read(self, snapshot_id: str) -> Marker:
-        return msgspec.json.decode(self._store.read(keys.running(snapshot_id)), type=Marker)
 
     def _remove(self, snapshot_id: str) -> None:
         # Credentials may not permit it; a marker that stays costs others a listing, and nothing else.
@@ -99,3 +103,14 @@ class Interrupted:
         except ObjectNotFoundError:
             return False
         return True
+
+
+def read_marker(store: Store, snapshot_id: str) -> Marker:
+    """Returns the marker of a snapshot.
+
+    Raises:
+        DataLossError: it is damaged.
+        GpusnapError: it cannot be read.
+    """
+    key = keys.running(snapshot_id)
+    return foreign.decode(store.read(key, 0, MARKER_SIZE), _decoder, f"{store.location}/{key}")

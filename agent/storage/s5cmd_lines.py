@@ -7,6 +7,8 @@ import shlex
 
 import msgspec
 
+from agent import foreign
+from agent.errors import DataLossError
 from agent.storage.failure import Failure, FailureKind, kind_of
 
 UPLOAD_PART_MIB = 80
@@ -116,8 +118,8 @@ def download_line(url: str, path: str, region: str, parts: Parts) -> bytes:
 def parse_line(line: bytes) -> Answer | Remark:
     """Returns what one line of s5cmd's standard output or error says; never fails."""
     try:
-        fields = _decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        fields = foreign.decode(line, _decoder, "the line")
+    except DataLossError:
         return Remark(line.decode("utf-8", "replace").strip()[:TEXT_LIMIT])
     if fields.success:
         return Answer(tokens_in(f"{fields.source}\n{fields.destination}"), None)

@@ -161,6 +161,25 @@ async def test_a_database_that_was_damaged(tmp_path: Path) -> None:
     await second.close()
 
 
+@pytest.mark.parametrize(
+    ("column", "content"),
+    [("kind", "snapshou"), ("state", ""), ("completed", b"{"), ("completed", b'"\xff"'), ("history", b"[" * 50_000)],
+)
+async def test_what_sqlite_does_not_see(tmp_path: Path, column: str, content: str | bytes) -> None:
+    first = Journal(str(tmp_path))
+    await first.open()
+    done = await first.add(record("snapshot-1"))
+    await first.finish(ended(done, Completed(OperationState.SUCCEEDED)), [])
+    await first.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute(f"UPDATE operations SET {column} = ?", (content,))
+    second = Journal(str(tmp_path))
+    with pytest.raises(JournalError, match="snapshot-1 is damaged") as raised:
+        await (second.history("snapshot-1") if column == "history" else second.page(0, 9))
+    assert "move the file away" in raised.value.hint
+    await second.close()
+
+
 async def test_a_journal_of_the_first_schema(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / FILE_NAME) as db:
         db.executescript(journal_module._SCHEMA + "PRAGMA user_version = 1;")

@@ -62,7 +62,28 @@ async def test_an_agent_without_a_storage_knows_nothing(tmp_path: Path) -> None:
     assert (await reopened(tmp_path)).of(StorageConfig()) == ()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"version": 2, "stores": []}', b'{"version":1,"stores":[{}]}'])
+TOO_LATE = [Measurement("s5cmd", UP, 1.0, 1 << 63)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"version": 2, "stores": []}',
+        b'{"version":1,"stores":[{}]}',
+        b'{"version": 1, "stores": "\xff"}',
+        b'{"version": 1, "stores": ' + b"[" * 50_000,
+        b'{"version": 1, "x": ' + b"[" * 50_000,
+        pytest.param(
+            msgspec.json.encode(
+                {"version": 1, "stores": [{"place": measured._place(STORE), "measurements": TOO_LATE}]}
+            ),
+            id="a time that cannot be told",
+        ),
+    ],
+)
 async def test_what_cannot_be_read_is_forgotten(tmp_path: Path, content: bytes) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
     stores = await reopened(tmp_path)
