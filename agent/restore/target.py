@@ -64,7 +64,8 @@ class Target:
             left = [name for name in list_names(self.root_fd) if name.startswith(WORK_FOLDER_PREFIX)]
             origins = {name: origin for name in left if (origin := self._origin_of(name)) is not None}
             boot = this_boot()
-            self.times_are_sure = all(origin.boot == boot for origin in origins.values())
+            # One that does not say may be of a run of the kernel whose last writes are gone.
+            self.times_are_sure = all(name in origins and origins[name].boot == boot for name in left)
             same = [name for name, origin in origins.items() if origin.snapshot == snapshot]
             if same:
                 self._take_over(self._work_name if self._work_name in same else same[0])
