@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from agent.errors import DamagedChunk, DamagedSnapshot, SnapshotNotFoundError
+import msgspec
+
+from agent.errors import DamagedChunk, DamagedSnapshot, DataLossError, SnapshotNotFoundError
 from agent.repository.manifest_reader import ManifestReader
 from agent.repository.model import Entry, EntryType
 from agent.repository.presence import Fault
@@ -17,6 +19,30 @@ MAX_SNAPSHOTS = 100
 MAX_PATHS = 100
 MAX_PATH_BYTES = 128 << 10
 """Paths that are named for one chunk in one snapshot, and their bytes for one chunk in all of them."""
+
+
+class BrokenManifest(msgspec.Struct, frozen=True):
+    """A snapshot whose manifest is damaged, and what is wrong with it."""
+
+    snapshot_id: str
+    problem: str
+
+
+def broken_manifest(snapshot_id: str, error: DataLossError) -> BrokenManifest:
+    """Returns what an error says about the manifest of a snapshot."""
+    return BrokenManifest(snapshot_id, f"{snapshot_id}: {error.message.removeprefix(f'{snapshot_id}: ')}")
+
+
+class Attribution(msgspec.Struct, frozen=True):
+    """Who needs what is damaged.
+
+    Attributes:
+        chunks: damaged chunks with the snapshots that need them and the files they touch.
+        broken: snapshots of which not all files are known, as their manifests are damaged.
+    """
+
+    chunks: list[DamagedChunk]
+    broken: list[BrokenManifest]
 
 
 class _Damage:
@@ -53,7 +79,7 @@ class _Damage:
 
 def attribute(
     repository: Repository, faults: Sequence[Fault], snapshot_ids: Iterable[str], check: Callable[[], None]
-) -> list[DamagedChunk]:
+) -> Attribution:
     """Returns the first ``MAX_CHUNKS`` damaged chunks with the snapshots that need them and the files they touch.
 
     A chunk that no snapshot needs any more, as its snapshots were deleted meanwhile, is left out.
@@ -62,6 +88,7 @@ def attribute(
         check: called between steps; may raise to stop.
     """
     damages = {fault.chunk: _Damage(fault) for fault in faults[:MAX_CHUNKS]}
+    broken: list[BrokenManifest] = []
     for snapshot_id in snapshot_ids:
         try:
             manifest = repository.manifest(snapshot_id)
@@ -72,7 +99,9 @@ def attribute(
                 damage.add_path(snapshot_id, path)
         except SnapshotNotFoundError:
             continue
-    return [damage.as_error() for damage in damages.values() if damage.is_needed]
+        except DataLossError as error:
+            broken.append(broken_manifest(snapshot_id, error))
+    return Attribution([damage.as_error() for damage in damages.values() if damage.is_needed], broken)
 
 
 def _touched_files(

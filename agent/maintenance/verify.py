@@ -6,11 +6,9 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import msgspec
-
 from agent.errors import DamagedChunk, DamagedSnapshot, DataLossError, SnapshotNotFoundError
 from agent.events import Direction, Emit, OperationResult, Stage, VerifyReport
-from agent.maintenance.attribution import MAX_CHUNKS, attribute
+from agent.maintenance.attribution import MAX_CHUNKS, BrokenManifest, attribute, broken_manifest
 from agent.maintenance.pace import Pace
 from agent.maintenance.reading import Reading
 from agent.maintenance.request import VerifyRequest
@@ -53,14 +51,7 @@ def run(request: VerifyRequest, emit: Emit, cancel: threading.Event) -> Operatio
         store.close()
 
 
-class _Broken(msgspec.Struct, frozen=True):
-    """A snapshot whose manifest is damaged, and what is wrong with it."""
-
-    snapshot_id: str
-    problem: str
-
-
-_Read = tuple[str, list[Chunk]] | _Broken | None
+_Read = tuple[str, list[Chunk]] | BrokenManifest | None
 """A snapshot's id and chunk table; ``None`` if it is gone."""
 
 
@@ -77,7 +68,7 @@ class _Verification:
         self._crew = Crew(cancel, on_stop=self._abort)
         self._engine: TransferEngine | None = None
         self._sound: list[str] = []
-        self._broken: list[_Broken] = []
+        self._broken: list[BrokenManifest] = []
         self._chunks: dict[Chunk, None] = {}
 
     def run(self) -> OperationResult:
@@ -86,10 +77,11 @@ class _Verification:
             self._read_manifests()
             self._look_for_chunk_lists()
             faults = self._read() if self._request.full else self._look()
-            damaged = attribute(self._repository, faults, self._sound, self._crew.check)
+            found = attribute(self._repository, faults, self._sound, self._crew.check)
         self._warnings.emit(self._emit)
-        if self._broken or damaged:
-            raise _data_loss(self._broken, damaged, len(faults))
+        broken = self._broken + found.broken
+        if broken or found.chunks:
+            raise _data_loss(broken, found.chunks, len(faults))
         return self._result()
 
     def _abort(self) -> None:
@@ -104,7 +96,7 @@ class _Verification:
             for start in range(0, len(ids), MANIFESTS_AHEAD):
                 for read in pool.map(self._read_manifest, ids[start : start + MANIFESTS_AHEAD]):
                     self._meter.add(Stage.INDEX, entries=1)
-                    if isinstance(read, _Broken):
+                    if isinstance(read, BrokenManifest):
                         self._broken.append(read)
                     elif read is not None:
                         self._sound.append(read[0])
@@ -127,7 +119,7 @@ class _Verification:
                 raise
             return None
         except DataLossError as error:
-            return _Broken(snapshot_id, f"{snapshot_id}: {error.message.removeprefix(f'{snapshot_id}: ')}")
+            return broken_manifest(snapshot_id, error)
 
     def _look_for_chunk_lists(self) -> None:
         """Standard tools need the list of chunks; no operation does, so a missing one is a warning."""
@@ -197,7 +189,7 @@ class _Verification:
         )
 
 
-def _data_loss(broken: list[_Broken], damaged: list[DamagedChunk], faults: int) -> DataLossError:
+def _data_loss(broken: list[BrokenManifest], damaged: list[DamagedChunk], faults: int) -> DataLossError:
     snapshots = dict.fromkeys(item.snapshot_id for chunk in damaged for item in chunk.snapshots)
     parts = []
     if damaged:

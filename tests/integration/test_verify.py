@@ -15,7 +15,7 @@ import pytest
 from agent.config.model import EngineChoice
 from agent.errors import CancelledError, DamagedSnapshot, DataLossError, RepositoryVersionError, SnapshotNotFoundError
 from agent.events import ChunkFinished, VerifyReport
-from agent.maintenance.attribution import attribute
+from agent.maintenance.attribution import Attribution, attribute
 from agent.repository import keys
 from agent.repository.manifest_layout import MAGIC
 from agent.repository.model import Chunk
@@ -135,6 +135,26 @@ def test_a_damaged_manifest_is_named_and_the_rest_is_verified(saved: Saved, full
     assert [item.snapshot_id for item in chunk.snapshots] == [saved.id]
 
 
+@pytest.mark.parametrize("which", ["first", "second"])
+def test_files_are_told_although_another_manifest_does_not_tell_its_own(saved: Saved, which: str) -> None:
+    """Only what looks for files finds that damage: a quick verification reads no entries before."""
+    intact, damaged = (second(saved), saved.id) if which == "first" else (saved.id, second(saved))
+    path = saved.pipelines.store_folder / keys.manifest(damaged)
+    data = path.read_bytes()
+    place = len(MAGIC) + 5
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    assert saved.pipelines.verify().warnings == 0
+    chunk = saved.chunk_of(b"dir/large")
+    saved.pipelines.chunk_file(chunk).unlink()
+    with pytest.raises(DataLossError, match=f"{chunk.id.hex()}.*{damaged}: the manifest is damaged") as caught:
+        saved.pipelines.verify()
+    manifest, lost = caught.value.damaged
+    assert (manifest.chunk_id, manifest.snapshots) == ("", (DamagedSnapshot(damaged),))
+    touched = {b"dir/large", b"more"}
+    assert lost.chunk_id == chunk.id.hex()
+    assert {item.snapshot_id: set(item.paths) for item in lost.snapshots} == {intact: touched, damaged: set()}
+
+
 def test_a_full_verification_finds_damage_anywhere_in_a_manifest(saved: Saved) -> None:
     damaged = second(saved)
     truncate(saved.pipelines.store_folder / keys.manifest(damaged))
@@ -177,10 +197,10 @@ def test_a_chunk_that_no_snapshot_needs_any_more_is_no_loss(saved: Saved) -> Non
     repository = saved.pipelines.repository
     ids = repository.snapshot_ids()
     repository.delete_snapshot(ids[0])
-    (damaged,) = attribute(repository, [fault], ids, lambda: None)
+    (damaged,) = attribute(repository, [fault], ids, lambda: None).chunks
     assert [item.snapshot_id for item in damaged.snapshots] == [saved.id]
     repository.delete_snapshot(saved.id)
-    assert attribute(repository, [fault], ids, lambda: None) == []
+    assert attribute(repository, [fault], ids, lambda: None) == Attribution([], [])
 
 
 @pytest.mark.parametrize("full", [False, True])
