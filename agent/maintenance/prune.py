@@ -15,7 +15,7 @@ import msgspec
 from agent.config.provider import MINIMUM_STORAGE_DAYS
 from agent.errors import DataLossError, SnapshotNotFoundError
 from agent.events import Emit, OperationResult, PruneReport, SnapshotVerdict, Stage
-from agent.maintenance.litter import find_litter
+from agent.maintenance.litter import delete_litter, find_litter
 from agent.maintenance.request import PruneRequest
 from agent.maintenance.retention import Verdict, judge
 from agent.maintenance.survey import Survey, needed_by, needed_by_deleted, survey
@@ -34,7 +34,7 @@ from agent.storage.open import open_store
 STAGES = (Stage.INDEX, Stage.DELETE)
 
 DELETED_AT_ONCE = 8
-"""Snapshots, and other small objects, that are deleted at the same time."""
+"""Snapshots that are deleted at the same time."""
 
 VERDICTS = 1000
 VERDICT_BYTES = 1 << 20
@@ -120,8 +120,11 @@ class Prune:
             condemned.write_records(self._store, garbage)
             for record in said.due:
                 Sweep(self._store, record, grace, self._deleted, self._crew.check).run(due[record.id])
-        self._delete_litter(find_litter(self._store, found, grace, now))
-        if not self._request.dry_run:
+        litter = find_litter(self._store, found, grace, now)
+        if self._request.dry_run:
+            self._litter = len(litter)
+        else:
+            self._litter = delete_litter(self._store, litter, grace, now, self._crew.check)
             self._litter += condemned.remove_settled(self._store, now, grace)
         return verdicts
 
@@ -208,16 +211,6 @@ class Prune:
     def _deleted(self, item: Due) -> None:
         self._freed.add(item.size)
         self._meter.add(Stage.DELETE, item.size, 1)
-
-    def _delete_litter(self, litter: list[str]) -> None:
-        def delete(key: str) -> None:
-            self._crew.check()
-            self._store.delete(key)
-
-        self._litter = len(litter)
-        if not self._request.dry_run:
-            with ThreadPoolExecutor(DELETED_AT_ONCE, thread_name_prefix="delete") as pool:
-                list(pool.map(delete, litter))
 
     def _report(self, grace: Grace, verdicts: list[Verdict]) -> PruneReport:
         shown = [verdict for verdict in verdicts if not verdict.stays] + [item for item in verdicts if item.stays]

@@ -31,12 +31,12 @@ class Survey(msgspec.Struct, frozen=True):
     Attributes:
         manifests: the manifest of every snapshot.
         tombstones: what the trash holds.
-        unfinished: lists of chunks without a manifest.
+        unfinished: lists of chunks without a manifest, by the snapshot's id.
     """
 
     manifests: list[ManifestReader]
     tombstones: list[Tombstone]
-    unfinished: list[ObjectInfo]
+    unfinished: dict[str, ObjectInfo]
 
 
 def survey(repository: Repository, check: Callable[[], None]) -> Survey:
@@ -52,13 +52,14 @@ def survey(repository: Repository, check: Callable[[], None]) -> Survey:
         GpusnapError: something cannot be listed or read. Then nothing is known about what is needed.
     """
     lists: dict[str, ObjectInfo] = {}
-    ids: list[str] = []
+    # In order and each once: over plain http a bit that flips may turn one id into another.
+    ids: dict[str, None] = {}
     for found in repository.store.list(keys.SNAPSHOTS):
         snapshot_id = found.key.removeprefix(keys.SNAPSHOTS).partition("/")[0]
         if not keys.is_snapshot_id(snapshot_id):
             continue
         if found.key == keys.manifest(snapshot_id):
-            ids.append(snapshot_id)
+            ids[snapshot_id] = None
         elif found.key == keys.chunk_list(snapshot_id):
             lists[snapshot_id] = found
 
@@ -73,7 +74,7 @@ def survey(repository: Repository, check: Callable[[], None]) -> Survey:
 
     with ThreadPoolExecutor(READ_AT_ONCE, thread_name_prefix="manifests") as pool:
         manifests = [manifest for manifest in pool.map(read, ids) if manifest is not None]
-    unfinished = [found for snapshot_id, found in lists.items() if snapshot_id not in set(ids)]
+    unfinished = {snapshot_id: found for snapshot_id, found in lists.items() if snapshot_id not in ids}
     return Survey(manifests, _tombstones(repository), unfinished)
 
 

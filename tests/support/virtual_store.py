@@ -33,6 +33,7 @@ class Objects:
         now: the store's clock in seconds.
         body_seconds: how long after its arrival an upload is still taken.
         delete_seconds: how long after it was accepted a delete may be carried out.
+        listed_as: what listings show instead of an object, by its key: a bit was flipped on the way.
         damaged_reads: for each key, how many of the next reads of its object come with a flipped bit.
     """
 
@@ -41,6 +42,7 @@ class Objects:
         self.body_seconds = body_seconds
         self.delete_seconds = delete_seconds
         self.found: dict[str, tuple[bytes, int]] = {}
+        self.listed_as: dict[str, ObjectInfo] = {}
         self.damaged_reads: dict[str, int] = {}
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -79,7 +81,7 @@ class VirtualStore:
             self._turn(f"list {prefix}")
             keys = self.objects.keys(prefix)
             page = keys[bisect.bisect_right(keys, last) if last else 0 :][:PAGE]
-            yield from [self._info(key) for key in page]
+            yield from [self.objects.listed_as.get(key) or self._info(key) for key in page]
             if len(page) < PAGE:
                 return
             last = page[-1]

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.config.model import Provider, StorageConfig
-from agent.errors import DataLossError, RepositoryVersionError
+from agent.errors import DataLossError, RepositoryVersionError, StorageUnavailableError
 from agent.events import Garbage, OperationResult, PipelineEvent, PruneReport, WarningRaised
 from agent.maintenance import prune as prune_module
 from agent.maintenance.prune import Prune
@@ -229,6 +229,68 @@ def test_what_interrupted_operations_left_goes_when_it_is_old(kept: Kept) -> Non
     assert kept.prune().litter == 5
     assert set(left).isdisjoint(kept.objects.found)
     assert {*young, *others, keys.manifest(snapshot), keys.chunk_list(snapshot)} <= set(kept.objects.found)
+
+
+def test_a_list_of_chunks_stays_whose_manifest_a_listing_does_not_show(kept: Kept) -> None:
+    snapshot = kept.snapshot(1, 0)
+    key = keys.manifest(snapshot)
+    flipped = msgspec.structs.replace(kept.store.head(key), key=keys.manifest(snapshot[:-1] + "x"))
+    kept.objects.listed_as[key] = flipped
+    kept.later()
+    assert kept.prune().litter == 0
+    assert keys.chunk_list(snapshot) in kept.objects.found
+    # What that prune has condemned is needed by the next one.
+    del kept.objects.listed_as[key]
+    kept.later()
+    assert kept.prune().freed == Garbage()
+
+
+@pytest.mark.parametrize("what", ["a tombstone", "a list of chunks"])
+def test_nothing_is_deleted_for_the_time_that_one_listing_shows(kept: Kept, what: str) -> None:
+    key = (keys.tombstone if what == "a tombstone" else keys.chunk_list)("20200101T000000Z-00000001")
+    kept.store.write(key, kept.store.read(keys.manifest(kept.snapshot(1, 0))))
+    found = kept.store.head(key)
+    kept.objects.listed_as[key] = msgspec.structs.replace(found, modified_ns=found.modified_ns - 10**9 * 2**20)
+    assert kept.prune().litter == 0
+    assert key in kept.objects.found
+
+
+def test_an_error_at_the_second_look_ends_a_prune(kept: Kept) -> None:
+    left = keys.chunk_list("20200101T000000Z-00000000")
+    kept.store.write(left, b"")
+    kept.later()
+
+    def turn(request: str) -> None:
+        if request == f"head {keys.manifest('20200101T000000Z-00000000')}":
+            raise StorageUnavailableError("the store does not answer")
+
+    kept.repository = Repository(VirtualStore(kept.objects, turn))
+    with pytest.raises(StorageUnavailableError):
+        kept.prune()
+    assert left in kept.objects.found
+
+
+def test_litter_that_is_used_again_meanwhile_stays(kept: Kept) -> None:
+    """A snapshot that was stopped for days goes on, and writes its list once more while a prune looks."""
+    left = keys.chunk_list("20200101T000000Z-00000000")
+    kept.store.write(left, b"before")
+    kept.later()
+
+    def turn(request: str) -> None:
+        if request == f"head {left}":
+            kept.store.write(left, b"now")
+
+    kept.repository = Repository(VirtualStore(kept.objects, turn))
+    assert kept.prune().litter == 0
+    assert kept.objects.found[left][0] == b"now"
+
+
+def test_a_snapshot_that_is_listed_twice_counts_once(kept: Kept) -> None:
+    oldest, *_, newest = snapshots = [kept.snapshot(day, day) for day in range(1, 5)]
+    key = keys.manifest(oldest)
+    kept.objects.listed_as[key] = msgspec.structs.replace(kept.store.head(key), key=keys.manifest(newest))
+    assert kept.prune(Rules(last=3)).removed == 0
+    assert {keys.manifest(snapshot) for snapshot in snapshots} <= set(kept.objects.found)
 
 
 def test_worked_off_records_are_removed(kept: Kept) -> None:
