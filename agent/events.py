@@ -247,7 +247,7 @@ class PruneReport(msgspec.Struct, frozen=True):
         held: chunks that only deleted snapshots need; they are condemned once their grace is over.
         litter: other objects that interrupted operations had left, and that were deleted.
         minimum_storage_days: for how long the provider charges an object at least; 0 for no such time.
-        early: the chunks of ``freed`` that are younger than that.
+        early: the chunks of ``freed``, ``condemned`` and ``held`` that may go while they are younger than that.
     """
 
     dry_run: bool

@@ -99,7 +99,7 @@ class PruneReport:
         held: chunks that only deleted snapshots need; they are condemned once the grace of those is over.
         litter: other objects that interrupted operations had left, and that were deleted.
         minimum_storage_days: for how long the provider charges an object at least; 0 for no such time.
-        early: the chunks of ``freed`` that are younger than that.
+        early: the chunks of ``freed``, ``condemned`` and ``held`` that may go while they are younger than that.
     """
 
     dry_run: bool

@@ -187,25 +187,29 @@ class Prune:
                 continue
             record = said.by_chunk.get(chunk)
             is_condemned = record is not None and found.modified_s < record.written_s
+            # What is not due goes after one grace at the earliest.
+            goes_s = now + grace.seconds
             if chunk in needed.by_deleted:
                 self._held.add(found.size)
             elif record is not None and is_condemned and record.id in due:
-                due[record.id].append(Due(chunk, found.size, found.modified_s))
+                due[record.id].append(Due(chunk, found.size))
+                goes_s = now
             elif is_condemned:
                 self._waiting.add(found.size)
             elif now - found.modified_s >= grace.age:
                 garbage.append(chunk)
                 self._waiting.add(found.size)
-        self._expect(due, now)
+            else:
+                continue
+            if goes_s - found.modified_s < self._minimum_days * _DAY:
+                self._early.add(found.size)
+        self._expect([item for items in due.values() for item in items])
         return garbage, due
 
-    def _expect(self, due: dict[str, list[Due]], now: int) -> None:
-        items = [item for found in due.values() for item in found]
-        self._meter.expect(Stage.DELETE, sum(item.size for item in items), len(items))
-        for item in items:
-            if now - item.modified_s < self._minimum_days * _DAY:
-                self._early.add(item.size)
-            if self._request.dry_run:
+    def _expect(self, due: list[Due]) -> None:
+        self._meter.expect(Stage.DELETE, sum(item.size for item in due), len(due))
+        if self._request.dry_run:
+            for item in due:
                 self._freed.add(item.size)
 
     def _deleted(self, item: Due) -> None:

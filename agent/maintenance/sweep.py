@@ -26,11 +26,10 @@ ATTEMPTS = 20
 
 
 class Due(msgspec.Struct, frozen=True):
-    """A chunk that a record condemns and that is not needed: its id, and its size and time as they were listed."""
+    """A chunk that a record condemns and that is not needed: its id, and its size as it was listed."""
 
     chunk: bytes
     size: int
-    modified_s: int
 
 
 class Sweep:

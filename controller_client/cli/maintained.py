@@ -57,7 +57,9 @@ def pruned(result: OperationResult, report: PruneReport) -> str:
         parts.append(f"{units.count(report.litter, 'leftover')} {would}removed")
     if report.early.chunks:
         days = report.minimum_storage_days
-        parts.append(f"{_garbage(report.early)} of it younger than the {days} days that the provider charges anyway")
+        parts.append(
+            f"{_garbage(report.early)} of all that may go before the {days} days that the provider charges anyway"
+        )
     if result.warnings:
         parts.append(units.count(result.warnings, "warning"))
     return "; ".join(parts)

@@ -39,6 +39,7 @@ def test_what_the_command_does_and_says(daemon: Daemon, workspace: Path) -> None
     report = completed["result"]["prune"]
     assert (report["kept"], report["removed"], report["grace_seconds"]) == (1, 1, 86400)
     assert report["held"]["chunks"] == 2
+    assert (report["minimum_storage_days"], report["early"]["chunks"]) == (0, 0)
     assert report["freed"]["chunks"] == report["condemned"]["chunks"] == 0
     assert (daemon.repository / "trash" / ids[1] / "manifest").is_file()
 

@@ -1854,7 +1854,7 @@ class PruneReport(_message.Message):
 
     @_builtins.property
     def early(self) -> Global___Garbage:
-        """The chunks of `freed` that are younger than that."""
+        """The chunks of `freed`, `condemned` and `held` that may go while they are younger than that."""
 
     def __init__(
         self,

@@ -366,6 +366,30 @@ def test_a_minimum_storage_time_is_told(kept: Kept) -> None:
     assert (report.minimum_storage_days, report.freed, report.early) == (0, Garbage(2, 300), Garbage())
 
 
+def test_a_minimum_storage_time_is_told_before_anything_goes(kept: Kept) -> None:
+    kept.snapshot(1, 0)
+    kept.later(100 * DAY)
+    kept.snapshot(2, 0, 1)
+    kept.snapshot(3, 2)
+    kept.chunk(3)
+    kept.later(2 * DAY)
+    # The chunks of snapshots that would go: 0 stored long ago and again, 1 by the second, and 3 by none at all.
+    rules = Rules(last=1)
+    report = kept.prune(rules, provider=Provider.WASABI, dry_run=True)
+    assert (report.removed, report.freed, report.held, report.condemned) == (
+        2,
+        Garbage(),
+        Garbage(2, 300),
+        Garbage(1, 400),
+    )
+    assert report.early == Garbage(3, 700)
+    assert kept.prune(rules, provider=Provider.WASABI).early == report.early
+    # All of it goes when it is old enough.
+    kept.later(88 * DAY + GRACE.seconds)
+    report = kept.prune(rules, provider=Provider.WASABI, dry_run=True)
+    assert (report.freed, report.condemned, report.early) == (Garbage(1, 400), Garbage(2, 300), Garbage())
+
+
 def test_an_empty_store(kept: Kept) -> None:
     kept.objects.found.clear()
     report = kept.prune(Rules(last=1))
