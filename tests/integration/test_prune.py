@@ -9,7 +9,9 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
-from tests.support.daemon import Daemon
+from agent.maintenance.retention import Rules
+from agent.operations.order import PruneOrder
+from tests.support.daemon import Daemon, orders
 from tests.support.gpusnap import Gpusnap
 from tests.support.rpc import SECONDS, error_info
 
@@ -49,6 +51,22 @@ def test_what_the_command_does_and_says(daemon: Daemon, workspace: Path) -> None
     assert name.startswith("prune-")
     assert gpusnap.run("watch", name).code == 0
     assert gpusnap.run("restore", ids[2], str(daemon.workspace_root / "back")).code == 0
+
+
+def test_each_rule_arrives_as_it_was_given(daemon: Daemon, workspace: Path) -> None:
+    gpusnap = Gpusnap(daemon.address)
+    assert gpusnap.run("snapshot", str(workspace)).code == 0
+    words = ["--keep-last=1", "--keep-hourly=2", "--keep-daily=3", "--keep-weekly=4", "--keep-monthly=5"]
+    done = gpusnap.run("prune", *words, "--keep-within=6h", "--host=a", f"--workspace={workspace}", "--dry-run")
+    assert done.code == 0, done.stderr
+    (order,) = orders(daemon, PruneOrder)
+    assert order.rules == Rules(last=1, hourly=2, daily=3, weekly=4, monthly=5, within_seconds=6 * 3600)
+    assert (order.hosts, order.workspaces, order.dry_run) == (("a",), (str(workspace),), True)
+
+    # And so it arrives in the operation's process.
+    done = gpusnap.run("prune", "--keep-weekly=1", "--json", "--dry-run")
+    (completed,) = [record for record in done.records if record["record"] == "completed"]
+    assert [item["reasons"] for item in completed["result"]["prune"]["verdicts"]] == [["weekly"]]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -15,13 +16,16 @@ import pytest
 from agent.config.model import EngineChoice
 from agent.errors import CancelledError, DamagedSnapshot, DataLossError, RepositoryVersionError, SnapshotNotFoundError
 from agent.events import ChunkFinished, VerifyReport
+from agent.maintenance import verify as verify_module
 from agent.maintenance.attribution import Attribution, attribute
+from agent.maintenance.pace import BURST_SECONDS, Pace
+from agent.operations.order import VerifyOrder
 from agent.repository import keys
 from agent.repository.manifest_layout import MAGIC
 from agent.repository.model import Chunk
 from agent.repository.presence import MISSING, Fault
 from tests.support import proxy as scripted
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, orders
 from tests.support.damage import DAMAGES, flip, truncate
 from tests.support.gpusnap import Gpusnap
 from tests.support.pipelines import Pipelines, damage_of, memory_folder
@@ -211,6 +215,22 @@ def test_it_can_be_cancelled(saved: Saved, full: bool) -> None:
         saved.pipelines.verify(full=full, cancel=cancel)
 
 
+def test_no_more_than_the_rate_is_read(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only moves while the verification waits."""
+    now = 100.0
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(verify_module, "Pace", functools.partial(Pace, clock=lambda: now, sleep=wait))
+    sizes = [chunk.stored_size for chunk in chunks_of(saved, saved.id, second(saved))]
+    saved.pipelines.verify(full=True, rate=1000)
+    # All of it waits but what comes last, whichever that is.
+    assert now - 100.0 + BURST_SECONDS >= (sum(sizes) - max(sizes)) / 1000
+    assert now - 100.0 <= sum(sizes) / 1000
+
+
 # On a real S3 server.
 
 
@@ -272,6 +292,11 @@ def test_the_command_says_what_is_lost(daemon: Daemon, workspace: Path) -> None:
     name = done.stdout.strip()
     assert name.startswith("verify-")
     assert gpusnap.run("watch", name).code == 0
+    assert [(order.full, order.bytes_per_second) for order in orders(daemon, VerifyOrder)] == [
+        (False, 0),
+        (True, 50 << 20),
+        (False, 0),
+    ]
 
     (chunk,) = {path for path in (daemon.repository / "chunks").glob("*/*") if path.stat().st_size > 10_000} or {
         max((daemon.repository / "chunks").glob("*/*"), key=lambda path: path.stat().st_size)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+from agent.operations.journal import FILE_NAME
+from agent.operations.order import Order, from_journal
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -125,6 +131,16 @@ class Daemon:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(STOP_SECONDS)
+
+
+_Order = TypeVar("_Order", bound=Order)
+
+
+def orders(daemon: Daemon, kind: type[_Order]) -> list[_Order]:
+    """Returns what an agent was asked for of one kind, the first first, as its journal keeps it."""
+    with contextlib.closing(sqlite3.connect(daemon.state_dir / FILE_NAME)) as db:
+        rows = db.execute("SELECT request FROM operations ORDER BY number").fetchall()
+    return [order for (request,) in rows if isinstance(order := from_journal(request), kind)]
 
 
 def descendants(pid: int) -> set[int]:

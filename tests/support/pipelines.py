@@ -134,14 +134,14 @@ class Pipelines:
         return {event.chunk_id for event in self.events if isinstance(event, ChunkFinished)}
 
     def verify(
-        self, snapshot_id: str = "", *, full: bool = False, cancel: threading.Event | None = None
+        self, snapshot_id: str = "", *, full: bool = False, rate: int = 0, cancel: threading.Event | None = None
     ) -> OperationResult:
         """Verifies one snapshot, or all of them, and returns once all is found in order."""
         self.events = self.new_events()
         request = VerifyRequest(
             snapshot=snapshot_id,
             full=full,
-            bytes_per_second=0,
+            bytes_per_second=rate,
             staging_dir=str(self._staging()),
             storage=self.storage,
             transfer=self.transfer,
