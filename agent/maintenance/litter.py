@@ -8,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from agent.errors import DeadlinePassedError, ObjectNotFoundError
+from agent.errors import DeadlinePassedError
 from agent.maintenance.survey import Survey
 from agent.repository import keys
 from agent.repository.grace import Grace
+from agent.repository.presence import is_there
 from agent.storage.check import CHECK_PREFIX
 from agent.storage.clock import CLOCK, read_clock
 from agent.storage.store import Deadline, Store
@@ -78,17 +79,9 @@ def delete_litter(store: Store, litter: Sequence[Litter], grace: Grace, now: int
 
 def _delete(store: Store, than_s: int, deadline: Deadline, check: Callable[[], None], item: Litter) -> bool:
     check()
-    if item.unless and _is_there(store, item.unless):
+    if item.unless and is_there(store, item.unless):
         return False
     try:
         return store.delete_if_older(item.key, than_s, deadline) is not None
     except DeadlinePassedError:
         return False
-
-
-def _is_there(store: Store, key: str) -> bool:
-    try:
-        store.head(key)
-    except ObjectNotFoundError:
-        return False
-    return True

@@ -19,7 +19,7 @@ from agent.pipeline.warnings import Warnings
 from agent.pipeline.workers import worker_count
 from agent.repository import keys
 from agent.repository.model import Chunk
-from agent.repository.presence import Fault, find_faults
+from agent.repository.presence import Fault, find_faults, is_there
 from agent.repository.repository import Repository
 from agent.repository.validate import ArchiveCheck
 from agent.storage.choice import EngineAccount
@@ -127,7 +127,7 @@ class _Verification:
         listed = {found.key for found in self._repository.store.list(below)}
         for snapshot_id in self._sound:
             key = keys.chunk_list(snapshot_id)
-            if key not in listed and keys.manifest(snapshot_id) in listed:
+            if key not in listed and keys.manifest(snapshot_id) in listed and not is_there(self._repository.store, key):
                 message = f"{key} is missing: standard tools cannot restore the snapshot, gpusnap can"
                 self._warnings.add("CHUNK_LIST_MISSING", message, b"")
 

@@ -32,11 +32,25 @@ class Fault(msgspec.Struct, frozen=True):
     problem: str
 
 
+def is_there(store: Store, key: str) -> bool:
+    """Says whether there is an object; asks the store now.
+
+    Raises:
+        GpusnapError: the store cannot be asked.
+    """
+    try:
+        store.head(key)
+    except ObjectNotFoundError:
+        return False
+    return True
+
+
 def find_faults(store: Store, chunks: Collection[Chunk], seen: Callable[[int], None]) -> list[Fault]:
     """Returns which of these chunks are missing or have another size than was stored. Reads no chunk, writes nothing.
 
     Ids are spread evenly, so the first page of a listing tells how many pages there are: what takes fewer requests is
-    done, the rest of the listing or a question for each chunk.
+    done, the rest of the listing or a question for each chunk. What a listing says against a few chunks each is asked
+    about once more: over plain http a bit may flip in it.
 
     Args:
         store: where they should be.
@@ -49,7 +63,8 @@ def find_faults(store: Store, chunks: Collection[Chunk], seen: Callable[[int], N
     wanted = sorted(((keys.chunk(chunk.id), chunk) for chunk in chunks), key=operator.itemgetter(0))
     if len(wanted) < 2:
         return _ask(store, [chunk for _, chunk in wanted], seen)
-    faults: list[Fault] = []
+    listed_faults: list[Fault] = []
+    asked_faults: list[Fault] = []
     listing = store.list(keys.CHUNKS)
     place = 0
     for pages in itertools.count(1):
@@ -59,15 +74,18 @@ def find_faults(store: Store, chunks: Collection[Chunk], seen: Callable[[int], N
         begin = place
         while place < len(wanted) and (is_last or wanted[place][0] <= last):
             key, chunk = wanted[place]
-            faults += _compare(chunk, listed.get(key))
+            listed_faults += _compare(chunk, listed.get(key))
             place += 1
         seen(place - begin)
         if is_last:
             break
         if len(wanted) - place < pages * _left_by(last):
-            faults += _ask(store, [chunk for _, chunk in wanted[place:]], seen)
+            asked_faults = _ask(store, [chunk for _, chunk in wanted[place:]], seen)
             break
-    return faults
+    # One flipped bit cannot hide more than a page.
+    if len(listed_faults) <= LISTED_AT_ONCE:
+        listed_faults = _ask(store, [fault.chunk for fault in listed_faults], lambda _: seen(0))
+    return listed_faults + asked_faults
 
 
 def _left_by(last: str) -> float:

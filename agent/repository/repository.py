@@ -34,6 +34,7 @@ from agent.repository.model import (
     SnapshotSummary,
     UnreadableSnapshot,
 )
+from agent.repository.presence import is_there
 from agent.storage.store import Store
 
 LATEST = "latest"
@@ -165,7 +166,7 @@ class Repository:
                 raise SnapshotNotFoundError(f"{self._store.location} holds no snapshot", hint="make one first")
             return latest[0].id
         matches = [found for found in self.snapshot_ids() if name and found.startswith(name)]
-        committed = [found for found in matches if self._is_committed(found)]
+        committed = [found for found in matches if is_there(self._store, keys.manifest(found))]
         if not committed:
             raise SnapshotNotFoundError(f"no snapshot in {self._store.location} is called {name!r}")
         if len(committed) > 1:
@@ -279,19 +280,8 @@ class Repository:
         self._store.delete(keys.chunk_list(snapshot_id))
 
     def _is_half_deleted(self, snapshot_id: str) -> bool:
-        try:
-            self._store.head(keys.tombstone(snapshot_id))
-            self._store.head(keys.chunk_list(snapshot_id))
-        except ObjectNotFoundError:
-            return False
-        return True
-
-    def _is_committed(self, snapshot_id: str) -> bool:
-        try:
-            self._store.head(keys.manifest(snapshot_id))
-        except ObjectNotFoundError:
-            return False
-        return True
+        left = (keys.tombstone(snapshot_id), keys.chunk_list(snapshot_id))
+        return all(is_there(self._store, key) for key in left)
 
     def _listed(self, snapshot_id: str) -> SnapshotSummary | UnreadableSnapshot | None:
         try:

@@ -7,8 +7,9 @@ import contextlib
 import msgspec
 
 from agent import foreign
-from agent.errors import GpusnapError, ObjectNotFoundError
+from agent.errors import GpusnapError
 from agent.repository import keys
+from agent.repository.presence import is_there
 from agent.storage.clock import read_clock
 from agent.storage.store import Store
 
@@ -75,7 +76,7 @@ class Interrupted:
             return Beginning(read_clock(self._store), has_others=False)
         for snapshot_id in sorted(filter(keys.is_snapshot_id, listed), reverse=True)[:MARKERS]:
             age = now - listed[snapshot_id]
-            if age >= OLD_SECONDS or self._is_committed(snapshot_id):
+            if age >= OLD_SECONDS or is_there(self._store, keys.manifest(snapshot_id)):
                 self._remove(snapshot_id)
             elif age < YOUNG_SECONDS:
                 self._others.append(snapshot_id)
@@ -96,13 +97,6 @@ class Interrupted:
         # Credentials may not permit it; a marker that stays costs others a listing, and nothing else.
         with contextlib.suppress(GpusnapError):
             self._store.delete(keys.running(snapshot_id))
-
-    def _is_committed(self, snapshot_id: str) -> bool:
-        try:
-            self._store.head(keys.manifest(snapshot_id))
-        except ObjectNotFoundError:
-            return False
-        return True
 
 
 def read_marker(store: Store, snapshot_id: str) -> Marker:
