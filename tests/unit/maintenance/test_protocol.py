@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
 from agent.errors import DataLossError, DeadlinePassedError, StorageUnavailableError
@@ -205,6 +206,28 @@ def test_condemned_chunks_are_not_relied_on(world: World) -> None:
     world.until(prune, "the end")
     assert ended(world, snapshot) is None
     assert len(world.snapshots()) == 1
+
+
+@pytest.mark.parametrize("place", [-8, 20], ids=["the name", "the record"])
+def test_a_record_is_seen_although_a_bit_flips_in_a_listing(world: World, place: int) -> None:
+    world.store_chunk(0)
+    # Its deletion was interrupted, and goes on after the next snapshot has found it.
+    world.store_snapshot([0], GRACE.seconds * 2)
+    world.condemn([0], GRACE.seconds * 2)
+    (key,) = world.objects.keys("condemned/")
+    flipped = key[:place] + chr(ord(key[place]) ^ 1) + key[place + 1 :]
+    world.objects.listed_as[key] = msgspec.structs.replace(VirtualStore(world.objects).head(key), key=flipped)
+    snapshot = world.add("snapshot", world.snapshot([0]))
+    world.until(snapshot, "list condemned/")
+    world.step(snapshot, 0.0)
+    del world.objects.listed_as[key]
+    world.until(snapshot, "list snapshots/", or_end=True)
+    world.until(snapshot, "upload snapshots/")
+    world.delete_snapshots()
+    prune = world.add("prune", world.prune())
+    world.until(prune, "the end")
+    assert ended(world, snapshot) is None
+    world.check()
 
 
 def test_chunks_that_were_just_condemned_are_not_deleted_yet(world: World) -> None:

@@ -315,6 +315,23 @@ def test_the_removal_of_a_record_is_completed(kept: Kept) -> None:
     assert kept.objects.keys("condemned/") == []
 
 
+def test_a_record_stays_until_its_deletes_are_over_although_a_listing_hides_it(kept: Kept) -> None:
+    kept.chunk(0)
+    for _ in range(2):
+        kept.later()
+        kept.prune()
+    done, both = (
+        [key for key in kept.objects.keys("condemned/") if key.endswith("/done")],
+        kept.objects.keys("condemned/"),
+    )
+    hidden = done[0].replace("/done", "/chunks")
+    kept.objects.listed_as[hidden] = msgspec.structs.replace(kept.store.head(hidden), key=hidden[:-1] + "r")
+    assert condemned.remove_settled(kept.store, int(kept.objects.now), GRACE) == 0
+    assert kept.objects.keys("condemned/") == both
+    kept.later(GRACE.settle)
+    assert condemned.remove_settled(kept.store, int(kept.objects.now), GRACE) == 1
+
+
 def test_a_damaged_record_is_set_aside(kept: Kept) -> None:
     kept.chunk(0)
     kept.later()
