@@ -110,6 +110,7 @@ class Prune:
             self._store.demand_deadlines(grace.delay)
         records = condemned.list_records(self._store)
         found = survey(self._repository, self._crew.check)
+        self._repository.info()  # once more: it must say the same grace
         self._meter.add(Stage.INDEX, entries=len(found.manifests))
         verdicts = self._judge(found)
         needed = self._needed(found, verdicts, grace, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,9 +53,11 @@ def survey(repository: Repository, check: Callable[[], None]) -> Survey:
         GpusnapError: something cannot be listed or read. Then nothing is known about what is needed.
     """
     lists: dict[str, ObjectInfo] = {}
-    # In order and each once: over plain http a bit that flips may turn one id into another.
+    # Each once: over plain http a bit that flips may turn one id into another.
     ids: dict[str, None] = {}
-    for found in repository.store.list(keys.SNAPSHOTS):
+    # Twice: a flipped bit would hide a snapshot, and with it all that this one alone needs.
+    store = repository.store
+    for found in itertools.chain(store.list(keys.SNAPSHOTS), store.list(keys.SNAPSHOTS)):
         snapshot_id = found.key.removeprefix(keys.SNAPSHOTS).partition("/")[0]
         if not keys.is_snapshot_id(snapshot_id):
             continue

@@ -84,10 +84,11 @@ _version_decoder = msgspec.json.Decoder(_Version)
 
 
 class Repository:
-    """The snapshots in a store."""
+    """The snapshots in a store, for one operation."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._grace_seconds: int | None = None
 
     @property
     def store(self) -> Store:
@@ -99,8 +100,19 @@ class Repository:
 
         Raises:
             RepositoryVersionError: another format version, or an encrypted repository.
+            DataLossError: it is damaged, or says another grace than before.
         """
-        return _twice(self._info)
+        info = _twice(self._info)
+        if info is not None:
+            before, self._grace_seconds = self._grace_seconds, info.grace_seconds
+            # Nothing in it tells a flipped bit, and what a wrong grace leads to is lost chunks.
+            if before not in (None, info.grace_seconds):
+                raise DataLossError(
+                    f"{self._store.location}/{keys.REPOSITORY} said a grace of {before} seconds, and says "
+                    f"{info.grace_seconds} now: it was damaged on the way, or somebody has changed it",
+                    hint="repeat the request",
+                )
+        return info
 
     def _info(self) -> RepositoryInfo | None:
         try:

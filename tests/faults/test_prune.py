@@ -24,9 +24,11 @@ from agent.config.model import ScanConfig, StorageConfig, TransferConfig
 from agent.errors import DataLossError, DeadlinePassedError, StorageUnavailableError
 from agent.events import Failed, Succeeded
 from agent.repository import keys
+from agent.repository.grace import Grace
 from agent.repository.model import SnapshotSummary
 from agent.snapshot.request import SnapshotRequest
 from agent.storage.clock import read_clock
+from tests.support.forging import set_grace
 from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.proxy import Fault, Proxy, Seen, answer
 from tests.support.saved import LARGE
@@ -49,8 +51,7 @@ class Place:
         build(os.fsencode(self.other), [File(b"other", Seeded(30_000, seed=-seed)), File(b"more", b"y" * seed)])
         (folder / "work").mkdir()
         self.direct = Pipelines(folder / "work", storage)
-        info = msgspec.structs.replace(self.direct.repository.ensure(), grace_seconds=GRACE)
-        self.direct.repository.store.write(keys.REPOSITORY, msgspec.json.encode(info))
+        set_grace(self.direct.repository.store, Grace(GRACE))
         self.proxy = Proxy(server)
         self.behind_proxy = Pipelines.__new__(Pipelines)
         self.behind_proxy.__dict__.update(self.direct.__dict__)

@@ -13,13 +13,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.errors import CancelledError
-from agent.events import ChunkFinished, ChunkKind, OperationResult, PipelineEvent
+from agent.errors import CancelledError, DataLossError
+from agent.events import Begun, ChunkFinished, ChunkKind, OperationResult, PipelineEvent
 from agent.repository import keys
+from agent.repository.grace import Grace
 from agent.snapshot import found as found_module
 from agent.snapshot.interrupted import OLD_SECONDS, YOUNG_SECONDS, Marker
 from agent.storage.directory import DirectoryStore
 from agent.storage.store import ObjectInfo
+from tests.support import forging
 from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.trees import compare
 
@@ -212,6 +214,24 @@ def test_an_object_that_cannot_be_the_chunk_is_stored_again(saved: Saved, size: 
     result = saved.save()
     assert before <= saved.moved
     saved.check(result)
+
+
+def test_a_grace_that_differs_at_two_readings_ends_a_snapshot(saved: Saved) -> None:
+    """It says for how long a snapshot may rely on what it finds, and a bit may have flipped in it on the way."""
+    first = saved.save()
+
+    class Changes(list[PipelineEvent]):
+        def append(self, event: PipelineEvent) -> None:
+            super().append(event)
+            if isinstance(event, Begun):
+                forging.set_grace(saved.pipelines.repository.store, Grace(7 * 86400))
+
+    saved.pipelines.new_events = Changes
+    with pytest.raises(DataLossError, match=r"86400 seconds.*604800"):
+        saved.save()
+    assert saved.pipelines.repository.list_snapshots(9)[0].id == first.snapshot_id
+    saved.pipelines.new_events = list
+    saved.check(saved.save())
 
 
 def test_a_run_that_died_right_after_its_commit_is_not_repeated(saved: Saved) -> None:

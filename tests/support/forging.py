@@ -12,10 +12,12 @@ from agent.errors import DataLossError
 from agent.events import ChunkKind, ScanTotals
 from agent.repository import keys
 from agent.repository.frame import Encoder
+from agent.repository.grace import Grace
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Chunk, Entry, EntryType, ManifestWarning, SnapshotSummary
 from agent.repository.repository import Repository
 from agent.repository.tar import END_OF_ARCHIVE
+from agent.storage.store import Store
 
 SNAPSHOT_ID = "20261123T110512Z-4f2a9c01"
 
@@ -67,6 +69,12 @@ def summary(snapshot_id: str = SNAPSHOT_ID, host: str = "host") -> SnapshotSumma
 def chunk(raw: bytes, kind: ChunkKind = ChunkKind.PACK) -> Chunk:
     """Returns the row of a chunk table for these raw bytes."""
     return Chunk(blake3(raw).digest(), len(raw), len(frame(raw)), kind)
+
+
+def set_grace(store: Store, grace: Grace) -> None:
+    """Makes the repository in a store, if there is none yet, and gives it a grace."""
+    info = msgspec.structs.replace(Repository(store).ensure(), grace_seconds=grace.seconds)
+    store.write(keys.REPOSITORY, msgspec.json.encode(info))
 
 
 def frame(raw: bytes) -> bytes:

@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from agent.config.model import Provider, StorageConfig
 from agent.errors import StorageUnavailableError
 from agent.maintenance.prune import Prune
@@ -72,8 +70,7 @@ class World:
         self.actors: list[Actor] = []
         self._numbers = itertools.count()
         store = VirtualStore(self.objects)
-        info = msgspec.structs.replace(Repository(store).ensure(), grace_seconds=GRACE.seconds)
-        store.write(keys.REPOSITORY, msgspec.json.encode(info))
+        forging.set_grace(store, GRACE)
 
     def new_id(self) -> str:
         return f"20261123T110512Z-{next(self._numbers):08x}"

@@ -31,6 +31,7 @@ from controller_client.demo.compare import Fingerprint
 from tests.faults.states.changes import Tree
 from tests.faults.states.model import Saved
 from tests.faults.states.time_proxy import Moment, Place, TimeProxy
+from tests.support.forging import set_grace
 from tests.support.processes import wait_until
 from tests.support.saved import LARGE
 from tests.support.seaweed import SeaweedServer
@@ -59,8 +60,7 @@ class World:
         self.transfer = TransferConfig(workers=1, connections=4, retry_seconds=30.0)
         self.events: list[PipelineEvent] = []
         self.repository = Repository(open_store(self.storage))
-        info = msgspec.structs.replace(self.repository.ensure(), grace_seconds=GRACE.seconds)
-        self.repository.store.write(keys.REPOSITORY, msgspec.json.encode(info))
+        set_grace(self.repository.store, GRACE)
         self._bucket, self._prefix = bucket, f"{direct.prefix}/"
         self._client = server.client()
         self.target = folder / "target"

@@ -230,6 +230,23 @@ def test_a_record_is_seen_although_a_bit_flips_in_a_listing(world: World, place:
     world.check()
 
 
+def test_what_is_condemned_and_needed_stays_although_a_bit_flips_in_a_listing(world: World) -> None:
+    world.store_chunk(0)
+    snapshot = world.store_snapshot([0], 0)
+    # It was committed after that by a snapshot that had found the chunk before.
+    world.condemn([0], GRACE.seconds * 2)
+    key = keys.manifest(snapshot)
+    flipped = keys.manifest(snapshot[:-1] + chr(ord(snapshot[-1]) ^ 1))
+    world.objects.listed_as[key] = msgspec.structs.replace(VirtualStore(world.objects).head(key), key=flipped)
+    prune = world.add("prune", world.prune())
+    world.until(prune, "list snapshots/")
+    world.step(prune, 0.0)
+    del world.objects.listed_as[key]
+    assert ended(world, prune) is None
+    world.check()
+    assert any("done" in key for key in world.objects.keys("condemned/"))
+
+
 def test_chunks_that_were_just_condemned_are_not_deleted_yet(world: World) -> None:
     world.store_chunk(0)
     world.store_snapshot([0], GRACE.seconds * 2)

@@ -36,8 +36,7 @@ class Kept:
         self.objects = Objects()
         self.store = VirtualStore(self.objects)
         self.repository = Repository(self.store)
-        info = msgspec.structs.replace(self.repository.ensure(), grace_seconds=GRACE.seconds)
-        self.store.write(keys.REPOSITORY, msgspec.json.encode(info))
+        forging.set_grace(self.store, GRACE)
         self.warnings: list[WarningRaised] = []
 
     def chunk(self, number: int) -> str:
@@ -291,6 +290,25 @@ def test_a_snapshot_that_is_listed_twice_counts_once(kept: Kept) -> None:
     kept.objects.listed_as[key] = msgspec.structs.replace(kept.store.head(key), key=keys.manifest(newest))
     assert kept.prune(Rules(last=3)).removed == 0
     assert {keys.manifest(snapshot) for snapshot in snapshots} <= set(kept.objects.found)
+
+
+def test_a_grace_that_differs_at_two_readings_is_not_believed(kept: Kept) -> None:
+    kept.chunk(0)
+    kept.later()
+    kept.prune()
+    kept.later()
+    before = dict(kept.objects.found)
+    right = kept.store.read(keys.REPOSITORY)
+    readings = iter((right.replace(b"3600", b"2600"), right))
+
+    def turn(request: str) -> None:
+        if request == f"read {keys.REPOSITORY}":
+            kept.objects.found[keys.REPOSITORY] = next(readings), 0
+
+    kept.repository = Repository(VirtualStore(kept.objects, turn))
+    with pytest.raises(DataLossError, match=r"2600 seconds.*3600"):
+        kept.prune()
+    assert kept.objects.found.keys() == before.keys()
 
 
 def test_worked_off_records_are_removed(kept: Kept) -> None:
