@@ -21,7 +21,8 @@ import msgspec
 
 from tests.benchmarks.health import health_watch
 
-SAMPLE_SECONDS = 0.1
+SAMPLE_SECONDS = 0.2
+"""Looking at the memory of all processes takes milliseconds of a core each time."""
 COMMAND_SECONDS = 3600.0
 SETTLE_SECONDS = 5.0
 
@@ -144,7 +145,7 @@ class AgentWatch:
 
 
 class MemoryWatch:
-    """Samples the memory of a process tree while the block runs, ten times a second."""
+    """Samples the memory of a process tree while the block runs, five times a second."""
 
     def __init__(self, pid: int, staging: Path | None = None) -> None:
         self.peak_bytes = 0

@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,10 @@ MIB = 1 << 20
 
 RECIPE = 1
 """To be raised when what is below changes, so that prepared workspaces are made anew."""
+
+
+SETTLED_SECONDS = 4.0
+"""A file that changed in the three seconds before a snapshot is read again by the next one."""
 
 
 class Size(enum.Enum):
@@ -104,17 +109,20 @@ def prepare_small_files(cache: Path, size: Size) -> Path:
 
 
 def contents(workspace: Path) -> Contents:
-    """Counts what a workspace holds."""
+    """Counts what a workspace holds, once nothing in it is so new that it might be taken for changed."""
     entries = files = size = weight_bytes = 0
+    newest = 0.0
     weights = []
     for path in _walk(workspace):
         entries += 1
+        newest = max(newest, path.stat(follow_symlinks=False).st_ctime)
         if path.is_file(follow_symlinks=False):
             files += 1
             size += path.stat().st_size
             if path.name.endswith(".safetensors"):
                 weights.append(os.path.relpath(path.path, workspace))
                 weight_bytes += path.stat().st_size
+    time.sleep(min(max(newest + SETTLED_SECONDS - time.time(), 0.0), SETTLED_SECONDS))
     return Contents(entries, files, size, tuple(sorted(weights)), weight_bytes)
 
 
