@@ -102,13 +102,16 @@ class Repository:
             RepositoryVersionError: another format version, or an encrypted repository.
             DataLossError: it is damaged, or says another grace than before.
         """
-        info = _twice(self._info)
+        return _twice(self._same_info)
+
+    def _same_info(self) -> RepositoryInfo | None:
+        info = self._info()
         if info is not None:
-            before, self._grace_seconds = self._grace_seconds, info.grace_seconds
+            self._grace_seconds = self._grace_seconds or info.grace_seconds
             # Nothing in it tells a flipped bit, and what a wrong grace leads to is lost chunks.
-            if before not in (None, info.grace_seconds):
+            if info.grace_seconds != self._grace_seconds:
                 raise DataLossError(
-                    f"{self._store.location}/{keys.REPOSITORY} said a grace of {before} seconds, and says "
+                    f"{self._store.location}/{keys.REPOSITORY} said a grace of {self._grace_seconds} seconds, and says "
                     f"{info.grace_seconds} now: it was damaged on the way, or somebody has changed it",
                     hint="repeat the request",
                 )
