@@ -41,7 +41,7 @@ class VerifyReport:
 class KeepRules:
     """Which snapshots stay: one that any rule keeps. 0 is no rule, and without any rule all stay.
 
-    The rules hold for each workspace of each host by itself.
+    The rules hold for each workspace of each host by itself. What began in the future stays, and counts for no rule.
 
     Attributes:
         last: the newest so many.

@@ -112,7 +112,7 @@ class Prune:
         found = survey(self._repository, self._crew.check)
         self._repository.info()  # once more: it must say the same grace
         self._meter.add(Stage.INDEX, entries=len(found.manifests))
-        verdicts = self._judge(found)
+        verdicts = self._judge(found, now)
         needed = self._needed(found, verdicts, grace, now)
         self._delete_snapshots(verdicts)
         said = self._read(records, grace, now)
@@ -129,10 +129,10 @@ class Prune:
             self._litter += condemned.remove_settled(self._store, now, grace)
         return verdicts
 
-    def _judge(self, found: Survey) -> list[Verdict]:
+    def _judge(self, found: Survey, now: int) -> list[Verdict]:
         request = self._request
         summaries = [manifest.summary for manifest in found.manifests]
-        return judge(summaries, request.rules, frozenset(request.hosts), frozenset(request.workspaces))
+        return judge(summaries, request.rules, frozenset(request.hosts), frozenset(request.workspaces), now * 10**9)
 
     def _needed(self, found: Survey, verdicts: list[Verdict], grace: Grace, now: int) -> _Needed:
         staying = {verdict.snapshot.id for verdict in verdicts if verdict.stays}

@@ -1,6 +1,8 @@
 """Which snapshots of a repository stay, by rules. Pure.
 
 Rules hold for each group by itself: the snapshots of one workspace of one host. A snapshot stays if any rule keeps it.
+One that began in the future stays too, and counts for no rule: a clock that was once years ahead would make all later
+snapshots go at once.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import msgspec
 from agent.repository.model import SnapshotSummary
 
 _SECOND_NS = 10**9
+
+FUTURE_NS = 3600 * _SECOND_NS
+"""Further ahead of the store's clock is the future: differences of a quarter of an hour are not noticed."""
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -52,15 +57,21 @@ class Verdict(msgspec.Struct, frozen=True):
 
 NO_RULE = "no rule"
 OTHER_GROUP = "not chosen"
+IN_FUTURE = "in the future"
 
 
 def judge(
-    snapshots: Iterable[SnapshotSummary], rules: Rules, hosts: frozenset[str], workspaces: frozenset[bytes]
+    snapshots: Iterable[SnapshotSummary],
+    rules: Rules,
+    hosts: frozenset[str],
+    workspaces: frozenset[bytes],
+    now_ns: int,
 ) -> list[Verdict]:
     """Returns a verdict for each snapshot, by group, the newest of each first.
 
     Args:
         hosts, workspaces: the groups that the rules are for; empty for all.
+        now_ns: the store's clock, in nanoseconds since 1970.
     """
     groups: dict[tuple[str, bytes], list[SnapshotSummary]] = {}
     for snapshot in sorted(snapshots, key=lambda item: (item.start_time_ns, item.id), reverse=True):
@@ -72,7 +83,9 @@ def judge(
         elif (hosts and host not in hosts) or (workspaces and workspace not in workspaces):
             verdicts += [Verdict(snapshot, (OTHER_GROUP,)) for snapshot in group]
         else:
-            verdicts += _judge_group(group, rules)
+            future = [snapshot for snapshot in group if snapshot.start_time_ns > now_ns + FUTURE_NS]
+            verdicts += [Verdict(snapshot, (IN_FUTURE,)) for snapshot in future]
+            verdicts += _judge_group(group[len(future) :], rules)
     return verdicts
 
 
@@ -88,9 +101,8 @@ def _judge_group(group: list[SnapshotSummary], rules: Rules) -> list[Verdict]:
     ):
         for snapshot in _newest_of_periods(group, count, period):
             reasons[snapshot.id].append(name)
-    oldest_ns = group[0].start_time_ns - rules.within_seconds * _SECOND_NS
     for snapshot in group if rules.within_seconds else ():
-        if snapshot.start_time_ns >= oldest_ns:
+        if snapshot.start_time_ns >= group[0].start_time_ns - rules.within_seconds * _SECOND_NS:
             reasons[snapshot.id].append("within")
     return [Verdict(snapshot, tuple(reasons[snapshot.id])) for snapshot in group]
 

@@ -712,7 +712,8 @@ Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 @_typing.final
 class PruneRequest(_message.Message):
     """PruneRequest starts a prune. A snapshot stays if any rule keeps it; the rules hold for the snapshots of each workspace of
-    each host by themselves. A rule of 0 is none, and without any rule all snapshots stay.
+    each host by themselves. A rule of 0 is none, and without any rule all snapshots stay. A snapshot that began in the future, by
+    the store's clock, stays and counts for no rule.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.maintenance.retention import NO_RULE, OTHER_GROUP, Rules, Verdict, judge
+from agent.maintenance.retention import IN_FUTURE, NO_RULE, OTHER_GROUP, Rules, Verdict, judge
 from agent.repository import keys
 from agent.repository.model import SnapshotSummary
 from tests.support import forging
 
 ANY = frozenset[str](), frozenset[bytes]()
 DAY = 86400
+LATE = 2**63
+"""Nothing is in the future of it."""
 
 
 def at(text: str, host: str = "host", workspace: bytes = b"/w") -> SnapshotSummary:
@@ -31,7 +33,7 @@ def made(time_ns: int, host: str = "host", workspace: bytes = b"/w") -> Snapshot
 
 def stay(snapshots: list[SnapshotSummary], rules: Rules) -> dict[int, tuple[str, ...]]:
     """Returns the reasons of what stays, by its place in the list."""
-    reasons = {verdict.snapshot.id: verdict.reasons for verdict in judge(snapshots, rules, *ANY) if verdict.stays}
+    reasons = {verdict.snapshot.id: verdict.reasons for verdict in judge(snapshots, rules, *ANY, LATE) if verdict.stays}
     return {number: reasons[item.id] for number, item in enumerate(snapshots) if item.id in reasons}
 
 
@@ -88,7 +90,7 @@ def test_only_chosen_groups_are_judged() -> None:
     snapshots = [at(f"2026-11-2{day}T00:00:00", *group) for day in (1, 2) for group in groups]
 
     def gone(hosts: set[str], workspaces: set[bytes]) -> set[tuple[str, bytes]]:
-        verdicts = judge(snapshots, Rules(last=1), frozenset(hosts), frozenset(workspaces))
+        verdicts = judge(snapshots, Rules(last=1), frozenset(hosts), frozenset(workspaces), LATE)
         assert all(verdict.reasons != (NO_RULE,) for verdict in verdicts)
         return {(verdict.snapshot.host, verdict.snapshot.workspace) for verdict in verdicts if not verdict.stays}
 
@@ -96,8 +98,25 @@ def test_only_chosen_groups_are_judged() -> None:
     assert gone({"a"}, set()) == {("a", b"/v"), ("a", b"/w")}
     assert gone({"a"}, {b"/w"}) == {("a", b"/w")}
     assert gone({"x"}, set()) == set()
-    verdicts = judge(snapshots, Rules(last=1), frozenset({"x"}), frozenset())
+    verdicts = judge(snapshots, Rules(last=1), frozenset({"x"}), frozenset(), LATE)
     assert {verdict.reasons for verdict in verdicts} == {(OTHER_GROUP,)}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [Rules(last=2), Rules(hourly=2), Rules(daily=2), Rules(weekly=2), Rules(monthly=2), Rules(within_seconds=DAY)],
+)
+def test_a_clock_that_was_years_ahead_takes_no_snapshot_with_it(rules: Rules) -> None:
+    now_ns = YEAR[0].start_time_ns
+    future = [at("2030-01-01T00:00:00"), at("2031-01-01T00:00:00"), at("2036-01-01T00:00:00", workspace=b"/other")]
+    alone = {verdict.snapshot.id: verdict.reasons for verdict in judge(YEAR, rules, *ANY, now_ns)}
+    verdicts = {verdict.snapshot.id: verdict.reasons for verdict in judge([*YEAR, *future], rules, *ANY, now_ns)}
+    assert verdicts == {**alone, **{snapshot.id: (IN_FUTURE,) for snapshot in future}}
+    # Clocks that are a little apart make no future.
+    soon = at("2026-11-23T11:14:59")
+    verdicts = {verdict.snapshot.id: verdict.reasons for verdict in judge([*YEAR, soon], rules, *ANY, now_ns)}
+    assert verdicts[soon.id]
+    assert IN_FUTURE not in verdicts[soon.id]
 
 
 COUNTS = st.integers(0, 6)
@@ -115,7 +134,7 @@ def groups_of(verdicts: list[Verdict]) -> dict[tuple[str, bytes], list[Verdict]]
 
 @given(SNAPSHOTS, RULES)
 def test_whatever_the_rules(snapshots: list[SnapshotSummary], rules: Rules) -> None:
-    verdicts = judge(snapshots, rules, *ANY)
+    verdicts = judge(snapshots, rules, *ANY, LATE)
     assert sorted(verdict.snapshot.id for verdict in verdicts) == sorted(snapshot.id for snapshot in snapshots)
     for group in groups_of(verdicts).values():
         # The newest always stays, and so at least one of each group.
@@ -134,11 +153,11 @@ def test_more_rules_keep_more(snapshots: list[SnapshotSummary], few: Rules, more
     both = Rules(*(max(getattr(few, field), getattr(more, field)) for field in few.__struct_fields__))
     if few.is_empty:
         return
-    kept = {verdict.snapshot.id for verdict in judge(snapshots, few, *ANY) if verdict.stays}
-    assert kept <= {verdict.snapshot.id for verdict in judge(snapshots, both, *ANY) if verdict.stays}
+    kept = {verdict.snapshot.id for verdict in judge(snapshots, few, *ANY, LATE) if verdict.stays}
+    assert kept <= {verdict.snapshot.id for verdict in judge(snapshots, both, *ANY, LATE) if verdict.stays}
 
 
 @given(SNAPSHOTS, RULES)
 def test_the_same_rules_again_remove_nothing_more(snapshots: list[SnapshotSummary], rules: Rules) -> None:
-    left = [verdict.snapshot for verdict in judge(snapshots, rules, *ANY) if verdict.stays]
-    assert all(verdict.stays for verdict in judge(left[::-1], rules, *ANY))
+    left = [verdict.snapshot for verdict in judge(snapshots, rules, *ANY, LATE) if verdict.stays]
+    assert all(verdict.stays for verdict in judge(left[::-1], rules, *ANY, LATE))
