@@ -1,14 +1,16 @@
-"""A repository in virtual time, for the tests of the protocol between prunes and snapshots."""
+"""Repositories in memory, with a clock: for prunes, and for the protocol between them and snapshots."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from agent.snapshot import commit
+from tests.support.kept import Kept
 from tests.support.pipelines import memory_folder
 from tests.support.protocol_world import TimeOfThread, World
 
@@ -29,3 +31,9 @@ def world(virtual_time: None) -> Iterator[World]:
     yield made
     made.close()
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    """An empty repository."""
+    return Kept(tmp_path)

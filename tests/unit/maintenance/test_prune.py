@@ -2,102 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import threading
-from pathlib import Path
-
 import msgspec
 import pytest
 
-from agent.config.model import Provider, StorageConfig
-from agent.errors import DataLossError, RepositoryVersionError, StorageUnavailableError
-from agent.events import Garbage, OperationResult, PipelineEvent, PruneReport, WarningRaised
+from agent.config.model import Provider
+from agent.errors import DataLossError, RepositoryVersionError
+from agent.events import Garbage
 from agent.maintenance import prune as prune_module
-from agent.maintenance.prune import Prune
-from agent.maintenance.request import PruneRequest
 from agent.maintenance.retention import NO_RULE, OTHER_GROUP, Rules
 from agent.repository import condemned, keys
-from agent.repository.grace import Grace
-from agent.repository.manifest_writer import ManifestWriter
-from agent.repository.model import Chunk, SnapshotSummary
-from agent.repository.repository import Repository
 from tests.support import forging
-from tests.support.virtual_store import Objects, VirtualStore
-
-GRACE = Grace(3600)
-DAY = 86400
-
-
-class Kept:
-    """A repository in memory, with a clock."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.objects = Objects()
-        self.store = VirtualStore(self.objects)
-        self.repository = Repository(self.store)
-        forging.set_grace(self.store, GRACE)
-        self.warnings: list[WarningRaised] = []
-
-    def chunk(self, number: int) -> str:
-        """Stores a chunk of ``number + 1`` hundred bytes and returns its key."""
-        raw = bytes([number]) * 100 * (number + 1)
-        key = keys.chunk(forging.chunk(raw).id)
-        self.store.write(key, os.urandom(100 * (number + 1)))
-        return key
-
-    def snapshot(self, day: int, *numbers: int, host: str = "host", workspace: bytes = b"/w") -> str:
-        """Stores a snapshot of these chunks that began on that day."""
-        snapshot_id = keys.new_snapshot_id(day * DAY * 10**9)
-        table = [forging.chunk(bytes([number]) * 100 * (number + 1)) for number in numbers]
-        for number in numbers:
-            self.chunk(number)
-        facts = forging.summary(snapshot_id)
-        summary = msgspec.structs.replace(facts, start_time_ns=day * DAY * 10**9, host=host, workspace=workspace)
-        path = self.folder / snapshot_id
-        self.store.write(keys.manifest(snapshot_id), manifest(path, summary, table))
-        self.store.write(keys.chunk_list(snapshot_id), b"x")
-        return snapshot_id
-
-    def prune(
-        self,
-        rules: Rules = Rules(),  # noqa: B008 - immutable
-        *,
-        hosts: tuple[str, ...] = (),
-        workspaces: tuple[bytes, ...] = (),
-        dry_run: bool = False,
-        provider: Provider = Provider.S3,
-    ) -> PruneReport:
-        """Prunes and returns the report."""
-        events: list[PipelineEvent] = []
-        request = PruneRequest(rules, hosts, workspaces, dry_run, "", StorageConfig(provider, "bucket"))
-        result: OperationResult = Prune(request, self.repository, events.append, threading.Event()).run()
-        self.warnings = [event for event in events if isinstance(event, WarningRaised)]
-        assert result.prune is not None
-        return result.prune
-
-    def later(self, seconds: float = GRACE.seconds + 10) -> None:
-        """Lets time pass."""
-        self.objects.now += seconds
-
-    def chunks(self) -> set[str]:
-        """Returns the keys of all chunks."""
-        return set(self.objects.keys(keys.CHUNKS))
-
-
-def manifest(path: Path, summary: SnapshotSummary, table: list[Chunk]) -> bytes:
-    with path.open("wb") as file:
-        writer = ManifestWriter(file)
-        writer.add_entry(forging.directory(b""))
-        writer.finish(summary, table, [])
-    return path.read_bytes()
-
-
-@pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    """An empty repository."""
-    return Kept(tmp_path)
+from tests.support.kept import DAY, GRACE, Kept
 
 
 def test_what_goes_is_freed_in_steps(kept: Kept) -> None:
@@ -231,93 +146,6 @@ def test_what_interrupted_operations_left_goes_when_it_is_old(kept: Kept) -> Non
     assert {*young, *others, keys.manifest(snapshot), keys.chunk_list(snapshot)} <= set(kept.objects.found)
 
 
-def test_a_list_of_chunks_stays_whose_manifest_a_listing_does_not_show(kept: Kept) -> None:
-    snapshot = kept.snapshot(1, 0)
-    key = keys.manifest(snapshot)
-    flipped = msgspec.structs.replace(kept.store.head(key), key=keys.manifest(snapshot[:-1] + "x"))
-    kept.objects.listed_as[key] = flipped
-    kept.later()
-    assert kept.prune().litter == 0
-    assert keys.chunk_list(snapshot) in kept.objects.found
-    # What that prune has condemned is needed by the next one.
-    del kept.objects.listed_as[key]
-    kept.later()
-    assert kept.prune().freed == Garbage()
-
-
-@pytest.mark.parametrize("what", ["a tombstone", "a list of chunks"])
-def test_nothing_is_deleted_for_the_time_that_one_listing_shows(kept: Kept, what: str) -> None:
-    key = (keys.tombstone if what == "a tombstone" else keys.chunk_list)("20200101T000000Z-00000001")
-    kept.store.write(key, kept.store.read(keys.manifest(kept.snapshot(1, 0))))
-    found = kept.store.head(key)
-    kept.objects.listed_as[key] = msgspec.structs.replace(found, modified_ns=found.modified_ns - 10**9 * 2**20)
-    assert kept.prune().litter == 0
-    assert key in kept.objects.found
-
-
-def test_an_error_at_the_second_look_ends_a_prune(kept: Kept) -> None:
-    left = keys.chunk_list("20200101T000000Z-00000000")
-    kept.store.write(left, b"")
-    kept.later()
-
-    def turn(request: str) -> None:
-        if request == f"head {keys.manifest('20200101T000000Z-00000000')}":
-            raise StorageUnavailableError("the store does not answer")
-
-    kept.repository = Repository(VirtualStore(kept.objects, turn))
-    with pytest.raises(StorageUnavailableError):
-        kept.prune()
-    assert left in kept.objects.found
-
-
-def test_litter_that_is_used_again_meanwhile_stays(kept: Kept) -> None:
-    """A snapshot that was stopped for days goes on, and writes its list once more while a prune looks."""
-    left = keys.chunk_list("20200101T000000Z-00000000")
-    kept.store.write(left, b"before")
-    kept.later()
-
-    def turn(request: str) -> None:
-        if request == f"head {left}":
-            kept.store.write(left, b"now")
-
-    kept.repository = Repository(VirtualStore(kept.objects, turn))
-    assert kept.prune().litter == 0
-    assert kept.objects.found[left][0] == b"now"
-
-
-def test_a_snapshot_that_is_listed_twice_counts_once(kept: Kept) -> None:
-    oldest, *_, newest = snapshots = [kept.snapshot(day, day) for day in range(1, 5)]
-    key = keys.manifest(oldest)
-    kept.objects.listed_as[key] = msgspec.structs.replace(kept.store.head(key), key=keys.manifest(newest))
-    assert kept.prune(Rules(last=3)).removed == 0
-    assert {keys.manifest(snapshot) for snapshot in snapshots} <= set(kept.objects.found)
-
-
-@pytest.mark.parametrize("wrong", [0, 1])
-def test_a_grace_that_differs_at_two_readings_is_not_believed(kept: Kept, wrong: int) -> None:
-    kept.chunk(0)
-    kept.later()
-    kept.prune()
-    kept.later()
-    before = dict(kept.objects.found)
-    right = kept.store.read(keys.REPOSITORY)
-    readings = itertools.count()
-
-    def turn(request: str) -> None:
-        if request == f"read {keys.REPOSITORY}":
-            is_wrong = next(readings) == wrong
-            kept.objects.found[keys.REPOSITORY] = right.replace(b"3600", b"2600") if is_wrong else right, 0
-
-    kept.repository = Repository(VirtualStore(kept.objects, turn))
-    if wrong:
-        # Nothing was done by it, and a third reading tells.
-        assert kept.prune().freed == Garbage(1, 100)
-        return
-    with pytest.raises(DataLossError, match=r"2600 seconds.*3600"):
-        kept.prune()
-    assert kept.objects.found.keys() == before.keys()
-
-
 def test_worked_off_records_are_removed(kept: Kept) -> None:
     kept.chunk(0)
     for _ in range(2):
@@ -338,23 +166,6 @@ def test_the_removal_of_a_record_is_completed(kept: Kept) -> None:
     kept.later()
     kept.prune()
     assert kept.objects.keys("condemned/") == []
-
-
-def test_a_record_stays_until_its_deletes_are_over_although_a_listing_hides_it(kept: Kept) -> None:
-    kept.chunk(0)
-    for _ in range(2):
-        kept.later()
-        kept.prune()
-    done, both = (
-        [key for key in kept.objects.keys("condemned/") if key.endswith("/done")],
-        kept.objects.keys("condemned/"),
-    )
-    hidden = done[0].replace("/done", "/chunks")
-    kept.objects.listed_as[hidden] = msgspec.structs.replace(kept.store.head(hidden), key=hidden[:-1] + "r")
-    assert condemned.remove_settled(kept.store, int(kept.objects.now), GRACE) == 0
-    assert kept.objects.keys("condemned/") == both
-    kept.later(GRACE.settle)
-    assert condemned.remove_settled(kept.store, int(kept.objects.now), GRACE) == 1
 
 
 def test_a_damaged_record_is_set_aside(kept: Kept) -> None:
