@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from agent.errors import DeadlinePassedError
+from agent.maintenance.in_time import delete_in_time
 from agent.maintenance.survey import Survey
 from agent.repository import keys
 from agent.repository.grace import Grace
 from agent.repository.presence import is_there
 from agent.storage.check import CHECK_PREFIX
-from agent.storage.clock import CLOCK, read_clock
+from agent.storage.clock import CLOCK
 from agent.storage.store import Deadline, Store
 
 BENCHMARK = "benchmark/"
@@ -22,12 +20,6 @@ BENCHMARK = "benchmark/"
 
 SHORT_LIVED = (CLOCK, BENCHMARK, CHECK_PREFIX, keys.RUNNING)
 """Beginnings of keys that no operation keeps for long."""
-
-DELETED_AT_ONCE = 8
-"""Deletes that wait for the store at the same time."""
-
-BATCH = 128
-"""Objects that are deleted under one deadline."""
 
 
 class Litter(msgspec.Struct, frozen=True):
@@ -59,29 +51,24 @@ def find_litter(store: Store, found: Survey, grace: Grace, now: int) -> list[Lit
 def delete_litter(store: Store, litter: Sequence[Litter], grace: Grace, now: int, check: Callable[[], None]) -> int:
     """Deletes litter after a second look at each object: a bit that flips in a listing changes a key, or a time.
 
-    What it does not manage to delete in time is for the next prune.
-
     Args:
         now: the store's clock at which it was old enough.
         check: called between steps; may raise to stop.
 
     Returns:
         How many objects were deleted.
+
+    Raises:
+        DeadlinePassedError: the store is so slow that every delete comes too late.
+        GpusnapError: the store fails.
     """
-    deleted = 0
-    with ThreadPoolExecutor(DELETED_AT_ONCE, thread_name_prefix="delete") as pool:
-        for start in range(0, len(litter), BATCH):
-            deadline = Deadline(read_clock(store), grace.delete)
-            delete = functools.partial(_delete, store, now - grace.age + 1, deadline, check)
-            deleted += sum(pool.map(delete, litter[start : start + BATCH]))
-    return deleted
+    deleted: list[Litter] = []
 
+    def delete(deadline: Deadline, item: Litter) -> None:
+        check()
+        is_used = item.unless and is_there(store, item.unless)
+        if not is_used and store.delete_if_older(item.key, now - grace.age + 1, deadline) is not None:
+            deleted.append(item)
 
-def _delete(store: Store, than_s: int, deadline: Deadline, check: Callable[[], None], item: Litter) -> bool:
-    check()
-    if item.unless and is_there(store, item.unless):
-        return False
-    try:
-        return store.delete_if_older(item.key, than_s, deadline) is not None
-    except DeadlinePassedError:
-        return False
+    delete_in_time(store, grace, litter, delete, check)
+    return len(deleted)

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
-from agent.errors import DeadlinePassedError
+from agent.maintenance.in_time import delete_in_time
 from agent.repository import condemned, keys
 from agent.repository.condemned import Record
 from agent.repository.grace import Grace
-from agent.storage.clock import read_clock
 from agent.storage.store import Deadline, Store
-
-DELETED_AT_ONCE = 16
-"""Deletes that wait for the store at the same time."""
-
-BATCH = 128
-"""Chunks that are deleted under one deadline: many enough that asking for the time costs little."""
-
-ATTEMPTS = 20
-"""Batches without a single delete in time before it is given up."""
 
 
 class Due(msgspec.Struct, frozen=True):
@@ -60,29 +48,14 @@ class Sweep:
             DeadlinePassedError: the store is so slow that every delete comes too late.
             GpusnapError: the store fails.
         """
-        left = list(due)
-        futile = 0
-        with ThreadPoolExecutor(DELETED_AT_ONCE, thread_name_prefix="delete") as pool:
-            while left:
-                self._check()
-                # The time before the look at the record: so the deletes are over before the record can be gone, and
-                # whoever does not see it any more need not fear them.
-                deadline = Deadline(read_clock(self._store), self._grace.delete)
-                if not condemned.is_open(self._store, self._record):
-                    return
-                batch, left = left[:BATCH], left[BATCH:]
-                late = [item for item in pool.map(functools.partial(self._delete, deadline), batch) if item is not None]
-                futile = futile + 1 if len(late) == len(batch) else 0
-                if futile == ATTEMPTS:
-                    raise DeadlinePassedError(f"{self._store.location} is too slow to delete anything in time")
-                left = late + left
-        condemned.mark_done(self._store, self._record)
+        # It looks at the record once the deadline has begun: so the deletes are over before the record can be gone,
+        # and whoever does not see it any more need not fear them.
+        if delete_in_time(self._store, self._grace, due, self._delete, self._check, self._is_open):
+            condemned.mark_done(self._store, self._record)
 
-    def _delete(self, deadline: Deadline, item: Due) -> Due | None:
-        """Deletes one chunk; returns it if it was too late for that."""
-        try:
-            if self._store.delete_if_older(keys.chunk(item.chunk), self._record.written_s, deadline) is not None:
-                self._deleted(item)
-        except DeadlinePassedError:
-            return item
-        return None
+    def _is_open(self) -> bool:
+        return condemned.is_open(self._store, self._record)
+
+    def _delete(self, deadline: Deadline, item: Due) -> None:
+        if self._store.delete_if_older(keys.chunk(item.chunk), self._record.written_s, deadline) is not None:
+            self._deleted(item)

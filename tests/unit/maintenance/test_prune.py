@@ -11,8 +11,10 @@ from agent.events import Garbage
 from agent.maintenance import prune as prune_module
 from agent.maintenance.retention import NO_RULE, OTHER_GROUP, Rules
 from agent.repository import condemned, keys
+from agent.repository.repository import Repository
 from tests.support import forging
 from tests.support.kept import DAY, GRACE, Kept
+from tests.support.virtual_store import VirtualStore
 
 
 def test_what_goes_is_freed_in_steps(kept: Kept) -> None:
@@ -144,6 +146,22 @@ def test_what_interrupted_operations_left_goes_when_it_is_old(kept: Kept) -> Non
     assert kept.prune().litter == 5
     assert set(left).isdisjoint(kept.objects.found)
     assert {*young, *others, keys.manifest(snapshot), keys.chunk_list(snapshot)} <= set(kept.objects.found)
+
+
+def test_litter_whose_delete_comes_too_late_is_deleted_by_another(kept: Kept) -> None:
+    left = [keys.chunk_list(f"20200101T000000Z-0000000{number}") for number in range(3)]
+    for key in left:
+        kept.store.write(key, b"")
+    kept.later()
+    late = iter(range(2))
+
+    def turn(request: str) -> None:
+        if request.startswith("send delete") and next(late, None) is not None:
+            kept.objects.now += GRACE.delete + 1
+
+    kept.repository = Repository(VirtualStore(kept.objects, turn))
+    assert kept.prune().litter == 3
+    assert not set(left) & set(kept.objects.found)
 
 
 def test_worked_off_records_are_removed(kept: Kept) -> None:
