@@ -110,6 +110,16 @@ class Crew:
                 return
 
 
+def wait_for(items: queue.SimpleQueue[_T], check: Callable[[], None]) -> _T:
+    """Waits for the next item of a queue; raises what ``check`` raises, which is called meanwhile."""
+    while True:
+        check()
+        try:
+            return items.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            continue
+
+
 class Channel(Generic[_T]):
     """A bounded queue between threads of a crew: blocked ends see when the crew stops."""
 

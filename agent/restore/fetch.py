@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import msgspec
 
-from agent.pipeline.crew import POLL_SECONDS, Crew
+from agent.pipeline.crew import Crew, wait_for
 from agent.repository import keys
 from agent.restore.ahead import Ahead
 from agent.restore.plan import Job
@@ -63,12 +63,7 @@ class Fetcher:
 
     def take(self) -> Fetched | None:
         """Waits for the next chunk to arrive; None when there is none left. Raises CancelledError when all stops."""
-        while True:
-            self._crew.check()
-            try:
-                return self._ready.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
+        return wait_for(self._ready, self._crew.check)
 
     def done(self) -> None:
         """Says that a job is done, well or not."""
@@ -83,13 +78,7 @@ class Fetcher:
 
     def _next_message(self) -> int:
         """Handles one message of the writing threads; returns how many jobs it ends."""
-        while True:
-            self._crew.check()
-            try:
-                message = self._messages.get(timeout=POLL_SECONDS)
-                break
-            except queue.Empty:
-                continue
+        message = wait_for(self._messages, self._crew.check)
         if message is None:
             return 1
         self._start(*message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator
 
-from agent.pipeline.crew import POLL_SECONDS
+from agent.pipeline.crew import wait_for
 from agent.repository.manifest_reader import Location, ManifestReader
 from agent.restore.ahead import Ahead
 from agent.restore.marks import Marks
@@ -43,7 +43,7 @@ class Planning:
 
     def jobs(self) -> Iterator[Job]:
         """Yields all jobs, the first of them before the plan is made. Raises what ``check`` raises."""
-        while isinstance(found := self._next(), PackJob):
+        while isinstance(found := wait_for(self._queue, self._check), PackJob):
             yield found
         done = set(self._handed_out.values())
         yield from (job for job in in_order(found, self._ahead) if not (isinstance(job, PackJob) and job.first in done))
@@ -52,14 +52,6 @@ class Planning:
         if job.chunk.id in self._early and job.chunk.id not in self._handed_out:
             self._handed_out[job.chunk.id] = job.first
             self._queue.put(job)
-
-    def _next(self) -> PackJob | RestorePlan:
-        while True:
-            self._check()
-            try:
-                return self._queue.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                continue
 
 
 def in_order(plan: RestorePlan, ahead: Ahead) -> list[Job]:
