@@ -69,8 +69,9 @@ class ChunkWriter:
     ) -> None:
         self._writer = writer
         self._keeper = keeper
-        is_fresh = comparing is Comparing.NOT and selection.everything
-        trees = TreeWriter(writer, metadata, check) if is_fresh else None
+        # Nothing is there, and nothing of a directory is left out.
+        is_whole = comparing is Comparing.NOT and selection.everything
+        trees = TreeWriter(writer, metadata, check) if is_whole else None
         self._packs = PackWriter(manifest, selection, writer, keeper, trees, check)
         self._local = LocalContent(manifest, selection, comparing, keeper, writer, ContentReader(check))
         self._warnings = warnings
