@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -129,13 +131,25 @@ def test_a_lookout_that_dies_is_not_missed(workspace: Workspace, told: int, monk
     assert result.warnings == 0
 
 
-def test_one_that_never_goes_on_is_not_waited_for(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def program_that_stops(tmp_path: Path) -> str:
+    """A Python that stops before it begins, which only a signal ends."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nkill -STOP $$\nexec {shlex.quote(sys.executable)} "$@"\n')
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_one_that_never_goes_on_is_not_waited_for(
+    workspace: Workspace, program_that_stops: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @contextlib.contextmanager
     def stopped(request: SnapshotRequest) -> Iterator[LookAhead]:
         root_fd = os.open(request.workspace, DIRECTORY_FLAGS)
-        with contextlib.closing(LookAhead(root_fd, Orders((), (), False, False), silence_seconds=1.0)) as ahead:
-            (lookout,) = processes_running(MODULE)
-            os.kill(lookout, signal.SIGSTOP)
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "executable", program_that_stops)
+            ahead = LookAhead(root_fd, Orders((), (), False, False), silence_seconds=1.0)
+        with contextlib.closing(ahead):
             yield ahead
 
     monkeypatch.setattr(pipelines, "looking_ahead", stopped)
@@ -150,12 +164,15 @@ def test_one_that_never_goes_on_is_not_waited_for(workspace: Workspace, monkeypa
     assert result.totals.bytes == 200 * (FOLDERS * FILES - 1) + len("changed")
 
 
-def test_one_that_never_goes_on_can_be_broken_off(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_never_goes_on_can_be_broken_off(
+    workspace: Workspace, program_that_stops: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @contextlib.contextmanager
     def stopped(request: SnapshotRequest) -> Iterator[LookAhead | None]:
-        with looking_ahead(request) as ahead:
-            (lookout,) = processes_running(MODULE)
-            os.kill(lookout, signal.SIGSTOP)
+        with contextlib.ExitStack() as looking:
+            with monkeypatch.context() as patched:
+                patched.setattr(sys, "executable", program_that_stops)
+                ahead = looking.enter_context(looking_ahead(request))
             yield ahead
 
     monkeypatch.setattr(pipelines, "looking_ahead", stopped)

@@ -51,8 +51,12 @@ def _command_and_parent(process: str) -> tuple[str, int] | None:
 
 
 def _arguments(process: int) -> list[bytes]:
-    try:
-        with open(f"/proc/{process}/cmdline", "rb") as file:
-            return file.read().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    """Returns what a process was started with; a program that has just begun has nothing yet, which is waited for."""
+    while True:
+        try:
+            with open(f"/proc/{process}/cmdline", "rb") as file:
+                arguments = file.read()
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+        if arguments or not is_running(process):
+            return arguments.split(b"\0")
