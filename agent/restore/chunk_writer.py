@@ -10,14 +10,17 @@ from typing import Protocol
 import msgspec
 
 from agent.pipeline.local_errors import local_error
+from agent.pipeline.memory import anonymous
 from agent.pipeline.occupation import processor_seconds
 from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_reader import ManifestReader
+from agent.repository.model import MAX_CHUNK_SIZE
 from agent.restore.content import ContentReader
 from agent.restore.decode import Decoder
 from agent.restore.keep import Keeper
 from agent.restore.local import LocalContent
 from agent.restore.metadata import Metadata
+from agent.restore.pack_builder import PackBuilder
 from agent.restore.pack_writer import PackWriter
 from agent.restore.plan import PackJob, SegmentPlace
 from agent.restore.present import Comparing
@@ -73,10 +76,14 @@ class ChunkWriter:
         is_whole = comparing is Comparing.NOT and selection.everything
         trees = TreeWriter(writer, metadata, check) if is_whole else None
         self._packs = PackWriter(manifest, selection, writer, keeper, trees, check)
-        self._local = LocalContent(manifest, selection, comparing, keeper, writer, ContentReader(check))
+        reader = ContentReader(check)
+        # One room for whole packs, whether they arrive or are built.
+        room = anonymous(MAX_CHUNK_SIZE)
+        builder = PackBuilder(manifest, keeper, reader, room)
+        self._local = LocalContent(manifest, selection, comparing, keeper, writer, self._packs, builder, reader)
         self._warnings = warnings
         self._check = check
-        self._decoder = Decoder()
+        self._decoder = Decoder(room)
 
     def do(self, task: Task, incoming: Incoming | None = None) -> Written:
         """Writes a chunk, or does a local task."""

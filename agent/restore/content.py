@@ -41,15 +41,15 @@ class ContentReader:
                 yield self._block[:count]
                 offset += count
 
-    def is_segment(self, fd: int, entry: Entry, start: int, size: int, chunk_id: bytes) -> bool:
-        """Says whether a file holds the content of a chunk where its entry says."""
+    def segment_id(self, fd: int, entry: Entry, start: int, size: int) -> bytes:
+        """Returns the id of the chunk that a file holds where its entry says; empty if the file is too short."""
         hasher = blake3()
         left = size
         for block in self.blocks(fd, entry, start, size):
             hasher.update(block)
             left -= len(block)
         hasher.update(bytes(padded(size) - size))
-        return left == 0 and hasher.digest() == chunk_id
+        return b"" if left else hasher.digest()
 
     def copy(self, fd: int, entry: Entry, start: int, to_fd: int, to: Entry, to_start: int, size: int) -> None:
         """Copies stored content of one file to another, by sharing its blocks where the file system can.

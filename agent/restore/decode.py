@@ -9,18 +9,22 @@ from blake3 import blake3
 from agent.errors import DataLossError
 from agent.pipeline.memory import anonymous
 from agent.repository import frame
-from agent.repository.model import MAX_CHUNK_SIZE, Chunk
+from agent.repository.model import Chunk
 
 
 class Decoder:
-    """Decodes chunks. One per thread: it keeps one block, and a whole chunk once a pack was decoded."""
+    """Decodes chunks. One per thread: it keeps one block.
 
-    def __init__(self) -> None:
+    Args:
+        room: for the largest pack.
+    """
+
+    def __init__(self, room: memoryview) -> None:
         self._block = anonymous(frame.BLOCK_SIZE)
-        self._pack = anonymous(MAX_CHUNK_SIZE)
+        self._pack = room
 
     def pack(self, stored: memoryview, chunk: Chunk) -> memoryview:
-        """Returns the raw bytes of a pack from its stored ones, verified; valid until the next call.
+        """Returns the raw bytes of a pack from its stored ones, verified, in the room.
 
         Raises:
             DataLossError: the bytes are not those of the chunk.

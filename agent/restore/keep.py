@@ -72,14 +72,14 @@ class Keeper:
             # Missing, unreadable or another user's: it is restored like what is not there.
             return False
 
-    def file_size(self, path: bytes) -> int | None:
-        """Returns the size of the regular file at a path of the target; None if there is none."""
+    def facts(self, path: bytes) -> os.stat_result | None:
+        """Returns what ``lstat`` says of the regular file at a path of the target; None if there is none."""
         try:
             parent_fd, name = self._beneath.parent(path)
             facts = os.lstat(name, dir_fd=parent_fd)
         except OSError:
             return None
-        return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+        return facts if stat.S_ISREG(facts.st_mode) else None
 
     def open_file(self, path: bytes) -> int:
         """Opens a file of the target for reading.

@@ -6,18 +6,17 @@ import errno
 import itertools
 import os
 
-from blake3 import blake3
-
 from agent.pipeline.local_errors import local_error
 from agent.repository.manifest_reader import ManifestReader
-from agent.repository.model import Entry, EntryType, padded
-from agent.repository.tar import member_header
+from agent.repository.model import Entry, EntryType
 from agent.restore.content import ContentReader, are_holes_empty, next_data
 from agent.restore.keep import Keeper
+from agent.restore.pack_builder import PackBuilder
+from agent.restore.pack_writer import PackWriter
 from agent.restore.plan import PackJob, SegmentPlace, entries_of
 from agent.restore.present import Comparing
 from agent.restore.selection import Selection
-from agent.restore.task import LocalTask, PackCheck, SegmentCheck, SegmentCopy, Written
+from agent.restore.task import LocalTask, PackBuild, PackCheck, SegmentCopy, SegmentDigest, Written
 from agent.restore.writer import Writer
 
 _NOT_DONE = Written(is_done=False)
@@ -34,6 +33,8 @@ class LocalContent:
         comparing: Comparing,
         keeper: Keeper,
         writer: Writer,
+        packs: PackWriter,
+        builder: PackBuilder,
         reader: ContentReader,
     ) -> None:
         self._manifest = manifest
@@ -41,6 +42,8 @@ class LocalContent:
         self._comparing = comparing
         self._keeper = keeper
         self._writer = writer
+        self._packs = packs
+        self._builder = builder
         self._reader = reader
 
     def do(self, task: LocalTask) -> Written:
@@ -51,14 +54,18 @@ class LocalContent:
         """
         if isinstance(task, PackCheck):
             return self._pack(task.job)
-        if isinstance(task, SegmentCheck):
-            return Written(is_done=self._is_segment(task.place, task.chunk.id, task.is_unfinished))
+        if isinstance(task, PackBuild):
+            raw = self._builder.build(task.job, dict(task.sources))
+            return self._packs.write(task.job, raw) if raw is not None else _NOT_DONE
+        if isinstance(task, SegmentDigest):
+            digest = self._digest(task.place, task.is_unfinished)
+            return Written(is_done=bool(digest), digest=digest)
         return self._copy(task)
 
     def _pack(self, job: PackJob) -> Written:
         """Keeps the files of a pack if all are there, and then makes of the rest what is not."""
         is_verified = self._comparing is Comparing.CONTENT
-        if is_verified and not self._is_pack(job):
+        if is_verified and not self._builder.is_in_place(job):
             return _NOT_DONE
         files = size = written = 0
         without_content: list[Entry] = []
@@ -78,54 +85,24 @@ class LocalContent:
                 files += 1
         return Written(entries=written, kept_files=files, kept_bytes=size)
 
-    def _is_pack(self, job: PackJob) -> bool:
-        """Says whether a pack that is built from what is in the target has the id of the stored one."""
-        if job.extra:
-            return False
-        hasher = blake3()
-        for entry in self._manifest.run_of_entries(job.first, job.count):
-            hasher.update(member_header(entry))
-            if entry.type is EntryType.FILE and entry.data_size:
-                size = self._hash_file(hasher, entry)
-                if size != entry.data_size:
-                    return False
-                hasher.update(bytes(padded(size) - size))
-        return hasher.digest() == job.chunk.id
-
-    def _hash_file(self, hasher: blake3, entry: Entry) -> int:
-        """Hashes a file of a pack; returns how much content it had, which is less if it is not that file."""
-        size = 0
-        try:
-            fd = self._keeper.open_file(entry.path)
-        except OSError:
-            return -1
-        try:
-            if os.fstat(fd).st_size != entry.size or not are_holes_empty(fd, entry):
-                return -1
-            for block in self._reader.blocks(fd, entry, 0, entry.data_size):
-                hasher.update(block)
-                size += len(block)
-        finally:
-            os.close(fd)
-        return size
-
-    def _is_segment(self, place: SegmentPlace, chunk_id: bytes, is_unfinished: bool) -> bool:
+    def _digest(self, place: SegmentPlace, is_unfinished: bool) -> bytes:
+        """Returns the id of the segment that is at a place; empty if there is none."""
         entry, start, size = place.entry, place.start, place.size
         try:
             fd = self._writer.reopen_large(entry) if is_unfinished else self._keeper.open_file(entry.path)
             try:
                 if is_unfinished and next_data(fd, start, start + size) == start + size:
                     # Room that was never written: reading its zeros would only take time.
-                    return False
+                    return b""
                 # The holes are looked at along with the first segment.
                 if start == 0 and not are_holes_empty(fd, entry):
-                    return False
-                return self._reader.is_segment(fd, entry, start, size, chunk_id)
+                    return b""
+                return self._reader.segment_id(fd, entry, start, size)
             finally:
                 os.close(fd)
         except OSError:
             # What cannot be read is fetched.
-            return False
+            return b""
 
     def _copy(self, task: SegmentCopy) -> Written:
         try:
@@ -149,7 +126,7 @@ class LocalContent:
             to_fd = self._writer.reopen_large(place.entry)
             try:
                 self._reader.copy(fd, source.entry, source.start, to_fd, place.entry, place.start, place.size)
-                return self._reader.is_segment(to_fd, place.entry, place.start, place.size, task.chunk.id)
+                return self._reader.segment_id(to_fd, place.entry, place.start, place.size) == task.chunk.id
             finally:
                 os.close(to_fd)
         except OSError as error:

@@ -24,6 +24,7 @@ from agent.restore.ahead import Ahead
 from agent.restore.chunk_writer import ChunkWriter, ChunkWriting
 from agent.restore.directories import Directories
 from agent.restore.fetch import Fetcher
+from agent.restore.hands import Hands
 from agent.restore.keep import Keeper
 from agent.restore.kept import KEPT_AFTER
 from agent.restore.large import Hand, Publisher
@@ -37,7 +38,7 @@ from agent.restore.planning import Planning, in_order
 from agent.restore.present import Comparing
 from agent.restore.remote import MODULE, RemoteWriter
 from agent.restore.request import IfNotEmpty, RestoreRequest
-from agent.restore.reuse import Reuse
+from agent.restore.reuse import reuse
 from agent.restore.selection import Selection
 from agent.restore.target import Target, open_target, taken_up
 from agent.restore.task import Setup
@@ -243,7 +244,8 @@ class _Restore:
         if self._plan.has_groups:
             groups = intact_groups(target.root_fd, self._manifest, self._selection, self._plan.promoted, crew.check)
         with contextlib.closing(Keeper(target.root_fd, self._comparing, self._metadata)) as keeper:
-            return Reuse(self._plan, target.root_fd, hands, keeper, groups, self._notes, crew).run()
+            helpers = Hands(hands, self._notes, crew)
+            return reuse(self._plan, self._manifest, target.root_fd, helpers, keeper, groups, self._notes)
 
     def _move(
         self, target: Target, planning: Planning | None, directories: Marks, hands: list[Hand], crew: Crew

@@ -49,8 +49,24 @@ class PackCheck(msgspec.Struct, frozen=True, tag="pack_check"):
         return self.job.chunk
 
 
-class SegmentCheck(msgspec.Struct, frozen=True, tag="segment_check"):
-    """Look whether a file of the target, or an unfinished one, holds a segment; not done if it does not."""
+class PackBuild(msgspec.Struct, frozen=True, tag="pack_build"):
+    """Build a pack from files of the target, and write it; not done if that is not the pack.
+
+    Attributes:
+        sources: the files that are under other names than their own: (place in the pack's run of entries, path).
+    """
+
+    job: PackJob
+    sources: tuple[tuple[int, bytes], ...]
+
+    @property
+    def chunk(self) -> Chunk:
+        """The pack."""
+        return self.job.chunk
+
+
+class SegmentDigest(msgspec.Struct, frozen=True, tag="segment_digest"):
+    """Hash what a file of the target, or an unfinished one, has where ``chunk`` belongs; not done if it has no such."""
 
     chunk: Chunk
     place: SegmentPlace
@@ -65,7 +81,7 @@ class SegmentCopy(msgspec.Struct, frozen=True, tag="segment_copy"):
     places: tuple[SegmentPlace, ...]
 
 
-LocalTask = PackCheck | SegmentCheck | SegmentCopy
+LocalTask = PackCheck | PackBuild | SegmentDigest | SegmentCopy
 """Make use of what the target holds."""
 
 Task = PackJob | SegmentTask | LocalTask
@@ -92,6 +108,7 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
         not_made: paths that were left out.
         kept_files, kept_bytes: files that were in the target before, with their stored content.
         directories: those of the pack that have their metadata, by their places in its run of entries.
+        digest: the id that a segment would have.
     """
 
     is_done: bool = True
@@ -106,6 +123,7 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
     kept_files: int = 0
     kept_bytes: int = 0
     directories: tuple[int, ...] = ()
+    digest: bytes = b""
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -136,6 +136,21 @@ def test_what_a_crash_left_is_not_trusted(saved: Saved) -> None:
     again(saved)
 
 
+def test_content_of_another_file_is_not_trusted_either() -> None:
+    with tempfile.TemporaryDirectory(prefix="gpusnap-again-", dir=memory_folder()) as path:
+        saved = Saved(Path(path), [*MODEL, File(b"other", Seeded(SIZE - SEGMENT_SIZE, seed=9))])
+        for chunks in (1, 2, 1, 2):
+            restore_and_kill(saved, chunks)
+            if unfinished(saved).exists():
+                break
+            shutil.rmtree(saved.target)
+        with unfinished(saved).open("r+b") as file:
+            file.seek(SEGMENT_SIZE)
+            file.write((saved.workspace / "other").read_bytes())
+        (saved.target / "other").unlink(missing_ok=True)
+        again(saved)
+
+
 def test_the_work_for_another_snapshot_is_removed(saved: Saved) -> None:
     confirmed = confirmed_segments(saved)
     origin = work_folder(saved) / ORIGIN

@@ -31,18 +31,21 @@ VARIED_TREE: list[Node] = [
 class Saved:
     """Builds ``nodes`` in ``folder`` and saves them.
 
+    Args:
+        large: files of at least so many bytes are large ones.
+
     Attributes:
         workspace, target: what was saved, and where it is restored.
         outside: a folder that no restore may touch.
     """
 
-    def __init__(self, folder: Path, nodes: list[Node]) -> None:
+    def __init__(self, folder: Path, nodes: list[Node], large: int = LARGE) -> None:
         self.folder = folder
         self.workspace, self.target, self.outside = folder / "workspace", folder / "target", folder / "outside"
         build(os.fsencode(self.outside), [File(b"file", b"outside")])
         build(os.fsencode(self.workspace), nodes)
         self.pipelines = Pipelines(folder)
-        self.id = self.pipelines.snapshot(os.fsencode(self.workspace), large_file_size=LARGE).snapshot_id
+        self.id = self.pipelines.snapshot(os.fsencode(self.workspace), large_file_size=large).snapshot_id
         self.entries = self.pipelines.entries(self.id)
         self.chunks = self.pipelines.chunks(self.id)
 

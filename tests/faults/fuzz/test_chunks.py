@@ -9,15 +9,16 @@ import msgspec
 from hypothesis import strategies as st
 
 from agent.errors import DataLossError
+from agent.pipeline.memory import anonymous
 from agent.repository.frame import BLOCK_SIZE, END, HEADER
-from agent.repository.model import Chunk
+from agent.repository.model import MAX_CHUNK_SIZE, Chunk
 from agent.restore.decode import Decoder
 from tests.support import forging
 from tests.support.fuzz import fuzz
 from tests.support.mutate import mutated
 
 EACH = 40
-DECODER = Decoder()
+DECODER = Decoder(anonymous(MAX_CHUNK_SIZE))
 SEEDS = st.integers(0, 2**64 - 1)
 
 
