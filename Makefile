@@ -35,16 +35,16 @@ bench: $(DEV_READY) bench-tools ## measure beside other tools; ARGS="--size quic
 
 deps: ## make sure that the programs which tests run are here
 	@missing=; \
-	for program in tar:tar lz4:lz4 openssl:openssl setpriv:util-linux; do \
-		command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; \
+	for program in tar:tar lz4:lz4 openssl:openssl setpriv:util-linux mkfs.btrfs:btrfs-progs; do \
+		PATH="$$PATH:/usr/sbin" command -v "$${program%%:*}" >/dev/null || missing="$$missing $${program##*:}"; \
 	done; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		echo "installing$$missing"; \
 		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; } \
-			>/dev/null || echo "could not install$$missing: the tests that need them will fail"; \
+			>/dev/null || echo "could not install$$missing: the tests that need them will fail or be skipped"; \
 	else \
-		echo "missing:$$missing; install them, or the tests that need them will fail"; \
+		echo "missing:$$missing; install them, or the tests that need them will fail or be skipped"; \
 	fi
 
 # Whatever cannot be installed is skipped by name in the tests.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from agent.repository.model import Entry, Extent
 
@@ -25,16 +25,3 @@ def _sparse_spans(extents: tuple[Extent, ...], start: int, length: int) -> Itera
             start += taken
             length -= taken
         position += extent.length
-
-
-def paired_spans(one: Iterable[tuple[int, int]], other: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Yields (offset in one file, offset in another file, length) for content that lies in different spans of both."""
-    others = (span for span in other if span[1])
-    there, room = next(others, (0, 0))
-    for here, length in one:
-        while length > 0 and room > 0:
-            part = min(length, room)
-            yield here, there, part
-            here, there, length, room = here + part, there + part, length - part, room - part
-            if room == 0:
-                there, room = next(others, (0, 0))

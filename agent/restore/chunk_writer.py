@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
-from agent.pipeline.local_errors import local_error
 from agent.pipeline.memory import anonymous
 from agent.pipeline.occupation import processor_seconds
 from agent.pipeline.warnings import Warnings
@@ -22,17 +20,14 @@ from agent.restore.local import LocalContent
 from agent.restore.metadata import Metadata
 from agent.restore.pack_builder import PackBuilder
 from agent.restore.pack_writer import PackWriter
-from agent.restore.plan import PackJob, SegmentPlace
+from agent.restore.plan import PackJob
 from agent.restore.present import Comparing
-from agent.restore.segment_file import SegmentFile
+from agent.restore.segment_writer import SegmentWriter, Take
 from agent.restore.selection import Selection
 from agent.restore.task import SegmentTask, Task, Written
 from agent.restore.tree_writer import TreeWriter
 from agent.restore.writer import Writer
 from agent.storage.engine import Incoming
-
-FILES_AT_ONCE = 128
-"""Files that one segment is written into at once: a process may have only so many descriptors."""
 
 
 class ChunkWriting(Protocol):
@@ -80,9 +75,11 @@ class ChunkWriter:
         # One room for whole packs, whether they arrive or are built.
         room = anonymous(MAX_CHUNK_SIZE)
         builder = PackBuilder(manifest, keeper, reader, room)
-        self._local = LocalContent(manifest, selection, comparing, keeper, writer, self._packs, builder, reader)
+        self._segments = SegmentWriter(writer, check)
+        self._local = LocalContent(
+            manifest, selection, comparing, keeper, writer, self._packs, self._segments, builder, reader
+        )
         self._warnings = warnings
-        self._check = check
         self._decoder = Decoder(room)
 
     def do(self, task: Task, incoming: Incoming | None = None) -> Written:
@@ -121,44 +118,9 @@ class ChunkWriter:
 
     def _segment(self, task: SegmentTask, stored: memoryview) -> Written:
         begun = time.monotonic()
-        writing = 0.0
-        by_file: dict[bytes, list[SegmentPlace]] = {}
-        for place in task.places:
-            by_file.setdefault(place.entry.path, []).append(place)
-        groups = list(by_file.values())
-        for start in range(0, len(groups), FILES_AT_ONCE):
-            writing += self._write_into(groups[start : start + FILES_AT_ONCE], task, stored)
-        size = sum(place.size for place in task.places)
-        models = sum(place.size for place in task.places if place.entry.model)
-        return Written(
-            content_bytes=size,
-            model_bytes=models,
-            decode_seconds=time.monotonic() - begun - writing,
-            write_seconds=writing,
-        )
 
-    def _write_into(self, groups: list[list[SegmentPlace]], task: SegmentTask, stored: memoryview) -> float:
-        """Writes a segment into some files, each with all its places; returns the seconds that writing took."""
-        writing = 0.0
-        files: list[SegmentFile] = []
-
-        def take(position: int, raw: memoryview) -> None:
-            nonlocal writing
-            self._check()
-            begun = time.monotonic()
-            for place, file in places:
-                part = raw[: max(place.size - position, 0)]
-                try:
-                    file.write(place.start + position, part)
-                except OSError as error:
-                    raise local_error(f"{os.fsdecode(place.entry.path)} cannot be written", error) from error
-            writing += time.monotonic() - begun
-
-        try:
-            files.extend(self._writer.open_large(group[0].entry) for group in groups)
-            places = [(place, file) for group, file in zip(groups, files, strict=True) for place in group]
+        def feed(take: Take) -> None:
             self._decoder.stream(stored, task.chunk, take, at_page=self._writer.bypasses_cache)
-        finally:
-            for file in files:
-                file.close()
-        return writing
+
+        written = self._segments.write(task.places, feed)
+        return msgspec.structs.replace(written, decode_seconds=time.monotonic() - begun - written.write_seconds)

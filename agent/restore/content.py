@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Callable, Iterator
 
 from blake3 import blake3
 
+from agent.errors import DataLossError
 from agent.pipeline.memory import anonymous
-from agent.repository.extents import content_spans, paired_spans
+from agent.repository.extents import content_spans
 from agent.repository.model import Entry, padded
 
 BLOCK_SIZE = 4 << 20
 """Content is read in blocks of this many bytes, and a cancel is seen between them."""
 
-_NO_COPY = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM})
+_FICLONERANGE = 0x4020940D
+"""Of <linux/fs.h>, with a ``file_clone_range`` of four numbers."""
+
+_CANNOT_SHARE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY})
 
 
 class ContentReader:
@@ -51,32 +57,35 @@ class ContentReader:
         hasher.update(bytes(padded(size) - size))
         return b"" if left else hasher.digest()
 
-    def copy(self, fd: int, entry: Entry, start: int, to_fd: int, to: Entry, to_start: int, size: int) -> None:
-        """Copies stored content of one file to another, by sharing its blocks where the file system can.
+    def stream(
+        self, fd: int, entry: Entry, start: int, size: int, chunk_id: bytes, take: Callable[[int, memoryview], None]
+    ) -> None:
+        """Hands the content of a chunk to ``take`` (position, bytes) block by block, before all of it is verified.
 
         Raises:
-            OSError: it failed; what is missing in the first file is not copied.
+            DataLossError: it is not the content of the chunk; what was taken must not be kept.
+            OSError: it cannot be read.
         """
-        pairs = paired_spans(content_spans(entry, start, size), content_spans(to, to_start, size))
-        for offset, to_offset, length in pairs:
-            while length > 0:
-                self._check()
-                count = self._copy_some(fd, offset, to_fd, to_offset, length)
-                if count == 0:
-                    return
-                offset, to_offset, length = offset + count, to_offset + count, length - count
+        hasher = blake3()
+        position = 0
+        for block in self.blocks(fd, entry, start, size):
+            hasher.update(block)
+            take(position, block)
+            position += len(block)
+        hasher.update(bytes(padded(size) - size))
+        if hasher.digest() != chunk_id:
+            raise DataLossError("it is not what it was")
 
-    def _copy_some(self, fd: int, offset: int, to_fd: int, to_offset: int, length: int) -> int:
-        try:
-            return os.copy_file_range(fd, to_fd, length, offset, to_offset)
-        except OSError as error:
-            if error.errno not in _NO_COPY:
-                raise
-        count = os.preadv(fd, [self._block[: min(length, BLOCK_SIZE)]], offset)
-        done = 0
-        while done < count:
-            done += os.pwrite(to_fd, self._block[done:count], to_offset + done)
-        return count
+
+def share(fd: int, start: int, to_fd: int, to_start: int, size: int) -> bool:
+    """Lets a range of one file share the blocks of another's, where the file system can; says whether it does."""
+    try:
+        fcntl.ioctl(to_fd, _FICLONERANGE, struct.pack("qQQQ", fd, start, size, to_start))
+    except OSError as error:
+        if error.errno in _CANNOT_SHARE:
+            return False
+        raise
+    return True
 
 
 def holds_content(fd: int, entry: Entry, content: memoryview) -> bool:

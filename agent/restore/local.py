@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
 import os
 
-from agent.pipeline.local_errors import local_error
+from agent.errors import DataLossError
 from agent.repository.manifest_reader import ManifestReader
 from agent.repository.model import Entry, EntryType
-from agent.restore.content import ContentReader, are_holes_empty, next_data
+from agent.restore.content import ContentReader, are_holes_empty, next_data, share
 from agent.restore.keep import Keeper
 from agent.restore.pack_builder import PackBuilder
 from agent.restore.pack_writer import PackWriter
 from agent.restore.plan import PackJob, SegmentPlace, entries_of
 from agent.restore.present import Comparing
+from agent.restore.segment_writer import SegmentWriter, Take, written_to
 from agent.restore.selection import Selection
 from agent.restore.task import LocalTask, PackBuild, PackCheck, SegmentCopy, SegmentDigest, Written
 from agent.restore.writer import Writer
 
 _NOT_DONE = Written(is_done=False)
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class LocalContent:
@@ -34,6 +33,7 @@ class LocalContent:
         keeper: Keeper,
         writer: Writer,
         packs: PackWriter,
+        segments: SegmentWriter,
         builder: PackBuilder,
         reader: ContentReader,
     ) -> None:
@@ -43,6 +43,7 @@ class LocalContent:
         self._keeper = keeper
         self._writer = writer
         self._packs = packs
+        self._segments = segments
         self._builder = builder
         self._reader = reader
 
@@ -105,32 +106,33 @@ class LocalContent:
             return b""
 
     def _copy(self, task: SegmentCopy) -> Written:
-        try:
-            fd = self._keeper.open_file(task.source.entry.path)
-        except OSError:
-            return _NOT_DONE
-        try:
-            if all(self._copy_to(fd, task, place) for place in task.places):
-                return Written(
-                    content_bytes=sum(place.size for place in task.places),
-                    model_bytes=sum(place.size for place in task.places if place.entry.model),
-                )
-        finally:
-            os.close(fd)
-        return _NOT_DONE
-
-    def _copy_to(self, fd: int, task: SegmentCopy, place: SegmentPlace) -> bool:
-        """Copies a segment and says whether what has arrived is what belongs there."""
         source = task.source
         try:
-            to_fd = self._writer.reopen_large(place.entry)
-            try:
-                self._reader.copy(fd, source.entry, source.start, to_fd, place.entry, place.start, place.size)
-                return self._reader.segment_id(to_fd, place.entry, place.start, place.size) == task.chunk.id
-            finally:
-                os.close(to_fd)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise local_error(f"{os.fsdecode(place.entry.path)} cannot be written", error) from error
-            # The segment is fetched instead; what hinders that says so then.
+            fd = self._keeper.open_file(source.entry.path)
+        except OSError:
+            return _NOT_DONE
+
+        def feed(take: Take) -> None:
+            self._reader.stream(fd, source.entry, source.start, source.size, task.chunk.id, take)
+
+        try:
+            places = [place for place in task.places if not self._is_shared(fd, task, place)]
+            return written_to(task.places, self._segments.write(places, feed).write_seconds)
+        except (OSError, DataLossError):
+            # The segment is fetched instead.
+            return _NOT_DONE
+        finally:
+            os.close(fd)
+
+    def _is_shared(self, fd: int, task: SegmentCopy, place: SegmentPlace) -> bool:
+        """Copies a segment without its bytes, if that can be; says whether what is there now belongs there."""
+        if task.source.entry.sparse or place.entry.sparse:
             return False
+        to_fd = self._writer.reopen_large(place.entry)
+        try:
+            return (
+                share(fd, task.source.start, to_fd, place.start, place.size)
+                and self._reader.segment_id(to_fd, place.entry, place.start, place.size) == task.chunk.id
+            )
+        finally:
+            os.close(to_fd)

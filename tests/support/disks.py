@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,27 @@ class Disk:
         """Unmounts it, whoever uses it."""
         self.make_room()
         subprocess.run(["umount", "-l", str(self.folder)], check=True)
+
+
+@contextlib.contextmanager
+def sharing_disk(folder: Path, size: int) -> Iterator[Path]:
+    """Mounts a file system whose files can share blocks (btrfs, in a file below a folder) for a block."""
+    image, mounted = folder / "image", folder / "mounted"
+    mounted.mkdir(parents=True)
+    with image.open("wb") as file:
+        file.truncate(size)
+    try:
+        made = subprocess.run(["mkfs.btrfs", "-q", str(image)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("mkfs.btrfs is missing (btrfs-progs)")
+    assert made.returncode == 0, made.stderr
+    done = _mount("-o", "loop", str(image), str(mounted))
+    if done.returncode != 0:
+        pytest.skip(f"btrfs cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield mounted
+    finally:
+        subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
 class IoErrors:

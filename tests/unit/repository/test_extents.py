@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.repository.extents import content_spans, paired_spans
+from agent.repository.extents import content_spans
 from agent.repository.model import Extent
 from tests.support.forging import file
 
@@ -23,18 +23,6 @@ def spans_of(gaps: Gaps) -> list[tuple[int, int]]:
 
 def positions(spans: list[tuple[int, int]]) -> list[int]:
     return [position for offset, length in spans for position in range(offset, offset + length)]
-
-
-GAPS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=6)
-
-
-@given(one=GAPS, other=GAPS)
-def test_pairs_take_content_byte_by_byte(one: Gaps, other: Gaps) -> None:
-    here, there = spans_of(one), spans_of(other)
-    expected = list(zip(positions(here), positions(there), strict=False))
-    pairs = list(paired_spans(here, there))
-    assert [(a + n, b + n) for a, b, length in pairs for n in range(length)] == expected
-    assert all(length > 0 for _, _, length in pairs)
 
 
 @given(gaps=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 9)), max_size=6), data=st.data())
