@@ -24,6 +24,7 @@ from agent.storage.choice import S5CMD, STREAM, Choice, EngineAccount, compared,
 from agent.storage.engine import Incoming, Outgoing, Share, TransferReport, WidenableEngine
 from agent.storage.keys import check_key
 from agent.storage.outgoing_file import OutgoingFile
+from agent.storage.spare import SpareTime
 from agent.storage.staging import cancelled
 from agent.storage.trial import Trial
 
@@ -40,10 +41,11 @@ _MakeEngine = Callable[[str, Share], WidenableEngine]
 class AutoEngine:
     """Moves chunks with ``stream`` or ``s5cmd``.
 
-    Without a choice it begins with ``stream``, which has nothing to start. Once there is enough to move, ``s5cmd`` gets
-    a part of it: each then has half of the connections and of the bytes on their way, and whichever is free gets the
-    next object. The winner keeps all the rest and gets the loser's half. If an engine fails and the store does not, the
-    other takes over, with what the failed one had not moved yet.
+    Without a choice it begins with ``stream``, which has nothing to start. Once there is enough to move, and as much
+    idle processor time as ``s5cmd`` takes more, that gets a part of it: each then has half of the connections and of
+    the bytes on their way, and whichever is free gets the next object. The winner keeps all the rest and gets the
+    loser's half. If an engine fails and the store does not, the other takes over, with what the failed one had not
+    moved yet.
 
     Args:
         make: opens an engine by its name, with a part of what is configured; may raise EngineUnavailableError.
@@ -70,6 +72,7 @@ class AutoEngine:
         self._requested = 0
         self._engines: list[WidenableEngine] = []
         self._failed: set[str] = set()
+        self._spare = SpareTime()
         self._trial: Trial | None = None
         self._trial_time_ns = 0
         self._is_trial_asked = False
@@ -101,13 +104,19 @@ class AutoEngine:
         with self._lock:
             choice, trial = self._choice, self._trial
         if choice is None:
-            text = "the operation ended before the engines could be compared"
-            return EngineAccount(self._gate.busiest(), text if trial else "too little to compare engines")
+            return EngineAccount(self._gate.busiest(), self._why_open(trial is not None))
         speeds = trial.verdict.speeds if trial and trial.verdict else {}
         measured = [
             Measurement(engine, self._direction, speed, self._trial_time_ns) for engine, speed in speeds.items()
         ]
         return EngineAccount(choice.engine, choice.reason, tuple(measured))
+
+    def _why_open(self, has_begun: bool) -> str:
+        if has_begun:
+            return "the operation ended before the engines could be compared"
+        if self._spare.is_short:
+            return "the processors had no time for s5cmd, which takes more of it than stream"
+        return "too little to compare engines"
 
     def outgoing(self, size: int) -> Outgoing:
         """Returns room in the engine that has the least to do."""
@@ -275,13 +284,20 @@ class AutoEngine:
     # Which engine gets it.
 
     def _ask(self, direction: Direction, size: int) -> None:
-        """Counts what is asked for, and begins the trial when it is enough."""
+        """Counts what is asked for."""
         with self._lock:
             self._requested += size if direction is self._direction else 0
-            is_enough = self._requested > TRIAL_AFTER and self._choice is None and not self._is_trial_asked
-            self._is_trial_asked |= is_enough
-        if is_enough:
-            self._submit(self._begin_trial)
+        self._consider_trial()
+
+    def _consider_trial(self) -> None:
+        """Begins the trial when there is enough to move, and processor time for it."""
+        with self._lock:
+            if self._requested <= TRIAL_AFTER or self._choice is not None or self._is_trial_asked:
+                return
+            self._is_trial_asked = self._spare.suffices(time.monotonic(), sum(self._moved_bytes().values()))
+            if not self._is_trial_asked:
+                return
+        self._submit(self._begin_trial)
 
     def _begin_trial(self) -> None:
         try:
@@ -310,6 +326,7 @@ class AutoEngine:
     def _moved(self, admission: Admission, size: int, in_trial: bool) -> None:
         """Notes that an object has been moved; a size of 0 says that it could not be."""
         self._gate.moved(admission, size)
+        self._consider_trial()
         with self._lock:
             if self._trial is None or not in_trial or self._choice is not None:
                 return

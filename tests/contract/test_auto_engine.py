@@ -20,11 +20,13 @@ import pytest
 from agent.config.model import StorageConfig, TransferConfig
 from agent.errors import CancelledError, EngineUnavailableError
 from agent.events import Direction, Measurement
-from agent.storage import auto, trial
+from agent.pipeline.processors import Reading
+from agent.storage import auto, spare, trial
 from agent.storage.auto import AutoEngine
 from agent.storage.choice import other
 from agent.storage.engine import Incoming, TransferReport
 from agent.storage.open import open_engine, open_store
+from agent.storage.spare import SpareTime
 from agent.storage.store import Store
 from tests.support.processes import children_called, wait_until
 from tests.support.proxy import Proxy
@@ -43,8 +45,9 @@ MakeEngine = Callable[..., AutoEngine]
 
 @pytest.fixture
 def _small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a trial begin and end with few bytes."""
+    """Lets a trial begin and end with few bytes, however busy the machine is."""
     monkeypatch.setattr(auto, "TRIAL_AFTER", SIZE)
+    monkeypatch.setattr(SpareTime, "suffices", lambda *_: True)
     monkeypatch.setattr(trial, "WARM_BYTES", SIZE)
     monkeypatch.setattr(trial, "ENOUGH_BYTES", 6 * SIZE)
     monkeypatch.setattr(trial, "ENOUGH_SECONDS", 0.0)
@@ -229,6 +232,37 @@ def test_what_is_small_starts_no_process(make_engine: MakeEngine, data: list[byt
     assert fetch_all(engine, data, 10) == {"stream": 10}
     engine.close()
     assert engine.account().reason == "too little to compare engines"
+
+
+class Processors:
+    """What the kernel would say of one that is busy, or of one that has nothing to do."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.idle = 0.0
+        self.is_busy = True
+
+    def read(self) -> Reading:
+        self.time += 1.0
+        self.idle += 0.0 if self.is_busy else 1.0
+        return Reading(self.time, self.idle)
+
+
+def test_no_process_is_started_while_the_processors_are_busy(
+    make_engine: MakeEngine, data: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto, "TRIAL_AFTER", SIZE)
+    monkeypatch.setattr(spare, "LOOK_BYTES", SIZE)
+    monkeypatch.setattr(spare, "LOOK_SECONDS", 0.0)
+    processors = Processors()
+    monkeypatch.setattr(auto, "SpareTime", lambda: SpareTime(processors.read))
+    engine = make_engine(DOWN, msgspec.structs.replace(SMALL, s5cmd_path="/nowhere/s5cmd"))
+    assert fetch_all(engine, data) == {"stream": COUNT}
+    assert engine.account().reason == "the processors had no time for s5cmd, which takes more of it than stream"
+    processors.is_busy = False
+    assert fetch_all(engine, data) == {"stream": COUNT}
+    engine.close()
+    assert engine.account().reason.startswith("s5cmd cannot be used: "), "it was wanted then"
 
 
 @pytest.mark.usefixtures("_small_trials")
