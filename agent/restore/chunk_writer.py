@@ -87,7 +87,8 @@ class ChunkWriter:
         return self.write(task, incoming.view if incoming is not None else memoryview(b""))
 
     def close(self) -> None:
-        """Closes the open directories."""
+        """Closes the open directories and ends its thread."""
+        self._segments.close()
         self._writer.close()
         self._keeper.close()
 
@@ -117,10 +118,7 @@ class ChunkWriter:
         )
 
     def _segment(self, task: SegmentTask, stored: memoryview) -> Written:
-        begun = time.monotonic()
-
         def feed(take: Take) -> None:
             self._decoder.stream(stored, task.chunk, take, at_page=self._writer.bypasses_cache)
 
-        written = self._segments.write(task.places, feed)
-        return msgspec.structs.replace(written, decode_seconds=time.monotonic() - begun - written.write_seconds)
+        return self._segments.write(task.places, feed)

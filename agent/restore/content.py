@@ -1,9 +1,10 @@
-"""Compares the content of local files with what is stored, and copies it. Works on open files, in any process."""
+"""Reads the content of local files, compares it with what is stored, and shares it. On open files, in any process."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -21,11 +22,9 @@ BLOCK_SIZE = 4 << 20
 _FICLONERANGE = 0x4020940D
 """Of <linux/fs.h>, with a ``file_clone_range`` of four numbers."""
 
-_CANNOT_SHARE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY})
-
 
 class ContentReader:
-    """Reads content through one block of memory. One per thread.
+    """Reads content through two blocks of memory, in turn. One per thread.
 
     Args:
         check: called between blocks; raises when all shall stop.
@@ -33,18 +32,22 @@ class ContentReader:
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
-        self._block = anonymous(BLOCK_SIZE)
+        self._blocks = itertools.cycle((anonymous(BLOCK_SIZE), anonymous(BLOCK_SIZE)))
 
     def blocks(self, fd: int, entry: Entry, start: int, size: int) -> Iterator[memoryview]:
-        """Yields ``size`` bytes of a file's stored content from ``start``, or fewer if the file is shorter."""
+        """Yields ``size`` bytes of a file's stored content from ``start``, or fewer if the file is shorter.
+
+        A block stays as it is until the one after the next.
+        """
         for offset, length in content_spans(entry, start, size):
             end = offset + length
             while offset < end:
                 self._check()
-                count = os.preadv(fd, [self._block[: min(end - offset, BLOCK_SIZE)]], offset)
+                block = next(self._blocks)
+                count = os.preadv(fd, [block[: min(end - offset, BLOCK_SIZE)]], offset)
                 if count == 0:
                     return
-                yield self._block[:count]
+                yield block[:count]
                 offset += count
 
     def segment_id(self, fd: int, entry: Entry, start: int, size: int) -> bytes:
@@ -62,6 +65,8 @@ class ContentReader:
     ) -> None:
         """Hands the content of a chunk to ``take`` (position, bytes) block by block, before all of it is verified.
 
+        A block stays as it is until ``take`` has returned from the next one.
+
         Raises:
             DataLossError: it is not the content of the chunk; what was taken must not be kept.
             OSError: it cannot be read.
@@ -72,7 +77,10 @@ class ContentReader:
             hasher.update(block)
             take(position, block)
             position += len(block)
-        hasher.update(bytes(padded(size) - size))
+        padding = bytes(padded(size) - size)
+        hasher.update(padding)
+        # To a longer file with the same chunk they are content.
+        take(position, memoryview(padding))
         if hasher.digest() != chunk_id:
             raise DataLossError("it is not what it was")
 
@@ -81,10 +89,8 @@ def share(fd: int, start: int, to_fd: int, to_start: int, size: int) -> bool:
     """Lets a range of one file share the blocks of another's, where the file system can; says whether it does."""
     try:
         fcntl.ioctl(to_fd, _FICLONERANGE, struct.pack("qQQQ", fd, start, size, to_start))
-    except OSError as error:
-        if error.errno in _CANNOT_SHARE:
-            return False
-        raise
+    except OSError:
+        return False
     return True
 
 

@@ -13,14 +13,14 @@ from agent.repository.model import Chunk
 
 
 class Decoder:
-    """Decodes chunks. One per thread: it keeps one block.
+    """Decodes chunks. One per thread: it keeps two blocks.
 
     Args:
         room: for the largest pack.
     """
 
     def __init__(self, room: memoryview) -> None:
-        self._block = anonymous(frame.BLOCK_SIZE)
+        self._blocks = anonymous(frame.BLOCK_SIZE), anonymous(frame.BLOCK_SIZE)
         self._pack = room
 
     def pack(self, stored: memoryview, chunk: Chunk) -> memoryview:
@@ -47,6 +47,8 @@ class Decoder:
     ) -> None:
         """Hands the raw bytes of a chunk to ``take`` (position, bytes) block by block, before all are verified.
 
+        A block stays as it is until ``take`` has returned from the next one.
+
         Args:
             at_page: hand out only memory that begins at a page, which takes a copy of blocks that are stored raw.
 
@@ -56,12 +58,13 @@ class Decoder:
         _check_size(stored, chunk)
         hasher = blake3()
         position = 0
-        for block in frame.blocks(stored, chunk.raw_size):
-            raw = frame.decode(block, self._block)
+        for number, block in enumerate(frame.blocks(stored, chunk.raw_size)):
+            room = self._blocks[number % 2]
+            raw = frame.decode(block, room)
             hasher.update(raw)
             if at_page and block.is_raw:
-                self._block[: len(raw)] = raw
-                raw = self._block[: len(raw)]
+                room[: len(raw)] = raw
+                raw = room[: len(raw)]
             take(position, raw)
             position += block.raw_size
         if hasher.digest() != chunk.id:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 
+import msgspec
+
 from agent.errors import DataLossError
 from agent.repository.manifest_reader import ManifestReader
 from agent.repository.model import Entry, EntryType
@@ -117,7 +119,8 @@ class LocalContent:
 
         try:
             places = [place for place in task.places if not self._is_shared(fd, task, place)]
-            return written_to(task.places, self._segments.write(places, feed).write_seconds)
+            written = self._segments.write(places, feed)
+            return msgspec.structs.replace(written_to(task.places), write_seconds=written.write_seconds)
         except (OSError, DataLossError):
             # The segment is fetched instead.
             return _NOT_DONE
