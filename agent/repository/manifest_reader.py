@@ -42,6 +42,10 @@ MAX_CHUNKS = 1 << 21
 """Chunks of a snapshot at most: the table stays in memory. At 16 MiB each they are 32 TiB."""
 
 
+PART_OF_RUN = 256
+"""Entries of a run that are decoded at once: whoever needs only the first does not pay for all."""
+
+
 class Location(msgspec.Struct, frozen=True, gc=False):
     """Where an entry stands: the number of its section, and its place in it."""
 
@@ -146,10 +150,12 @@ class ManifestReader:
             if kept != number:
                 found = self.entry_messages(number)
                 self._last_run = number, found
-            part = self._checked(found[position : position + count])
+            part = self._checked(found[position : position + min(count, PART_OF_RUN)])
             yield from part
             count -= len(part)
-            number, position = number + 1, 0
+            position += len(part)
+            if position >= len(found):
+                number, position = number + 1, 0
 
     def entries_at(self, number: int, positions: Iterable[int]) -> list[Entry]:
         """Returns the entries at some ascending places of one section, checked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -12,11 +12,13 @@ from agent.pipeline.beneath import Beneath
 from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.model import Entry
 
-FILES_ALIKE = 256
-"""Files of one size that are remembered, or of one size, time and name: the more there are, the less it tells."""
+SAME_KIND = 256
+"""Files that are remembered of one size and name, of one size and time, or of one size: more tell little."""
 
-MOST_FILES = 1 << 18
-"""Files that are remembered in all, about 400 bytes each: memory stays bounded however large the target is."""
+MOST_PLACES = 1 << 17
+"""Files and folders that are remembered in all, about half a KiB each: memory is bounded however large the target."""
+
+_CHECK_EVERY = 1024
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
@@ -29,42 +31,64 @@ class Found(msgspec.Struct, frozen=True, gc=False):
 class Elsewhere:
     """Goes through a target once and remembers its files. Whatever it returns is to be verified before it is used.
 
+    File systems that are mounted inside are left alone.
+
     Args:
-        check: called for each folder; raises when all shall stop.
+        sizes: those of the large files that are looked for.
+        check: called often; raises when all shall stop.
     """
 
-    def __init__(self, root_fd: int, check: Callable[[], None]) -> None:
+    def __init__(self, root_fd: int, sizes: Container[int], check: Callable[[], None]) -> None:
+        self._sizes = sizes
         self._by_size: dict[int, list[Found]] = {}
+        # By hashes: two that are equal by chance do no harm.
         self._by_name: dict[int, list[Found]] = {}
-        self._left = MOST_FILES
+        self._by_time: dict[int, list[Found]] = {}
+        self._left = MOST_PLACES
+        device = os.fstat(root_fd).st_dev
         folders = [b""]
         with Beneath(root_fd) as beneath:
             while folders and self._left > 0:
-                check()
                 folder = folders.pop()
                 # What cannot be listed holds nothing that can be used.
-                with contextlib.suppress(OSError), os.scandir(beneath.directory(folder)) as entries:
-                    self._see(folder, entries, folders)
+                with contextlib.suppress(OSError):
+                    fd = beneath.directory(folder)
+                    if os.fstat(fd).st_dev == device:
+                        with os.scandir(fd) as entries:
+                            self._see(folder, entries, folders, check)
 
-    def like(self, entry: Entry) -> bytes | None:
-        """Returns the path of the file that is the likeliest to hold an entry's content; None if there is none."""
-        _, _, name = entry.path.rpartition(b"/")
-        found = self._by_name.get(hash((entry.size, entry.mtime_ns, name))) or self._by_size.get(entry.size)
-        if not found:
-            return None
-        if len(found) == FILES_ALIKE:
-            # There may be more that were not remembered.
-            return entry.path
-        return max(found, key=lambda file: _likeness(file, entry)).path
+    def guess(self, entry: Entry) -> bytes | None:
+        """Returns the path of the file that is the likeliest to hold a small file's content.
 
-    def of_size(self, entry: Entry) -> list[bytes]:
-        """Returns the paths of the files that have an entry's size, the likeliest first."""
-        found = self._by_size.get(entry.size, ())
-        return [file.path for file in sorted(found, key=lambda file: _likeness(file, entry), reverse=True)]
+        None if no file of its size has its time or its name as well.
+        """
+        named = _likeliest(self._by_name.get(_named(entry.size, entry.path.rpartition(b"/")[2]), ()), entry)
+        if named is not None and named.mtime_ns == entry.mtime_ns:
+            return named.path
+        found = _likeliest(self._by_time.get(_timed(entry.size, entry.mtime_ns), ()), entry) or named
+        return None if found is None else found.path
 
-    def _see(self, folder: bytes, entries: Iterable[os.DirEntry[str]], folders: list[bytes]) -> None:
+    def candidates(self, entry: Entry) -> Iterator[bytes]:
+        """Yields the paths of the files that may hold a large file's content, the likeliest first."""
+        seen: set[bytes] = set()
+        for found in (
+            self._by_name.get(_named(entry.size, entry.path.rpartition(b"/")[2]), ()),
+            self._by_time.get(_timed(entry.size, entry.mtime_ns), ()),
+            self._by_size.get(entry.size, ()),
+        ):
+            for file in sorted(found, key=lambda file: _likeness(file, entry), reverse=True):
+                if file.path not in seen:
+                    seen.add(file.path)
+                    yield file.path
+
+    def _see(
+        self, folder: bytes, entries: Iterable[os.DirEntry[str]], folders: list[bytes], check: Callable[[], None]
+    ) -> None:
         """Remembers the files of a folder, and adds the folders in it to those that are to be gone through."""
+        check()
         for item in entries:
+            if self._left % _CHECK_EVERY == 0:
+                check()
             name = os.fsencode(item.name)
             if name.startswith(WORK_FOLDER_PREFIX):
                 continue
@@ -75,15 +99,36 @@ class Elsewhere:
                 with contextlib.suppress(FileNotFoundError):
                     facts = item.stat(follow_symlinks=False)
                     self._remember(Found(path, facts.st_mtime_ns), facts.st_size, name)
+            else:
+                continue
+            self._left -= 1
+            if self._left <= 0:
+                return
 
     def _remember(self, file: Found, size: int, name: bytes) -> None:
-        self._left -= 1
-        for found in (
-            self._by_size.setdefault(size, []),
-            self._by_name.setdefault(hash((size, file.mtime_ns, name)), []),
-        ):
-            if len(found) < FILES_ALIKE:
+        lists = [
+            self._by_name.setdefault(_named(size, name), []),
+            self._by_time.setdefault(_timed(size, file.mtime_ns), []),
+        ]
+        if size in self._sizes:
+            lists.append(self._by_size.setdefault(size, []))
+        for found in lists:
+            if len(found) < SAME_KIND:
                 found.append(file)
+
+
+def _named(size: int, name: bytes) -> int:
+    return hash((size, name))
+
+
+def _timed(size: int, mtime_ns: int) -> int:
+    return hash((size, mtime_ns))
+
+
+def _likeliest(found: Sequence[Found], entry: Entry) -> Found | None:
+    if len(found) < 2:
+        return found[0] if found else None
+    return max(found, key=lambda file: _likeness(file, entry))
 
 
 def _likeness(file: Found, entry: Entry) -> tuple[bool, int]:

@@ -72,14 +72,13 @@ class Keeper:
             # Missing, unreadable or another user's: it is restored like what is not there.
             return False
 
-    def facts(self, path: bytes) -> os.stat_result | None:
-        """Returns what ``lstat`` says of the regular file at a path of the target; None if there is none."""
+    def has_file(self, path: bytes) -> bool:
+        """Says whether there is a regular file at a path of the target."""
         try:
             parent_fd, name = self._beneath.parent(path)
-            facts = os.lstat(name, dir_fd=parent_fd)
+            return stat.S_ISREG(os.lstat(name, dir_fd=parent_fd).st_mode)
         except OSError:
-            return None
-        return facts if stat.S_ISREG(facts.st_mode) else None
+            return False
 
     def open_file(self, path: bytes) -> int:
         """Opens a file of the target for reading.

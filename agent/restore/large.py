@@ -22,10 +22,14 @@ class Publisher:
         """Goes on with what a killed restore left of a file, if it did; says whether."""
         return self._writer.take_over_large(file)
 
-    def begin(self, targets: list[SegmentTarget]) -> None:
-        """Makes the unfinished files that segments go into, unless that was done."""
+    def begin(self, targets: list[SegmentTarget], needs_room: bool = True) -> None:
+        """Makes the unfinished files that segments go into, unless that was done.
+
+        Args:
+            needs_room: as for ``Writer.begin_large``.
+        """
         for file in {target.file for target in targets}:
-            self._writer.begin_large(file)
+            self._writer.begin_large(file, needs_room)
 
     def written(self, targets: list[SegmentTarget]) -> None:
         """Takes note of segments that are there, and publishes the files that are complete with them."""

@@ -36,9 +36,13 @@ def reuse(
     segments = SegmentReuse(plan, hands, keeper, intact_groups, notes)
     packs.keep()
     segments.keep()
-    if packs.left or segments.left:
-        elsewhere = Elsewhere(root_fd, hands.check)
+    segments.look_in_place()
+    sizes = segments.sought_sizes()
+    elsewhere = Elsewhere(root_fd, sizes, hands.check) if packs.left or sizes else None
+    if elsewhere is not None:
+        segments.look_elsewhere(elsewhere)
+    # Before packs are written, whose files may take the place of what is copied from.
+    segments.copy()
+    if elsewhere is not None:
         packs.build(elsewhere)
-        segments.search(elsewhere)
-        segments.copy()
     return msgspec.structs.replace(plan, packs=packs.left, segments=segments.left, empty=segments.empty)

@@ -32,27 +32,29 @@ class PackReuse:
 
     def keep(self) -> None:
         """Keeps the packs of which nothing is missing."""
-        kept: set[bytes] = set()
+        kept: set[PackJob] = set()
 
         def keep(hand: Hand, job: PackJob) -> None:
             if self._hands.do(hand, PackCheck(job)).is_done:
-                kept.add(job.chunk.id)
+                kept.add(job)
 
         self._hands.each(self.left, keep)
         self._leave_out(kept)
 
     def build(self, elsewhere: Elsewhere) -> None:
         """Builds the packs of which all files may be there, and writes those that turn out to be right."""
-        built: set[bytes] = set()
+        built: set[PackJob] = set()
 
         def build(hand: Hand, job: PackJob) -> None:
+            if not job.count:
+                return  # only further names of what is in it are chosen
             sources = self._sources(job, elsewhere)
             if sources is None:
                 return
             written = self._hands.do(hand, PackBuild(job, sources))
             if written.is_done:
                 self._notes.present.add(copied=written.content_bytes)
-                built.add(job.chunk.id)
+                built.add(job)
 
         self._hands.each(self.left, build)
         self._leave_out(built)
@@ -63,12 +65,12 @@ class PackReuse:
         for place, entry in enumerate(self._manifest.run_of_entries(job.first, job.count)):
             if not entry.data_size:
                 continue
-            path = elsewhere.like(entry)
+            path = elsewhere.guess(entry)
             if path is None:
                 return None
             if path != entry.path:
                 sources.append((place, path))
         return tuple(sources)
 
-    def _leave_out(self, done: set[bytes]) -> None:
-        self.left = [job for job in self.left if job.chunk.id not in done]
+    def _leave_out(self, done: set[PackJob]) -> None:
+        self.left = [job for job in self.left if job not in done]

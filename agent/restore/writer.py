@@ -29,6 +29,9 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECT_BYTES = 128 << 10
 """Files of a pack from this size on are written past the page cache, where large files are."""
 
+_CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 _NODE_MODE = {EntryType.FIFO: 0o010000, EntryType.CHARACTER_DEVICE: 0o020000, EntryType.BLOCK_DEVICE: 0o060000}
 
 
@@ -98,8 +101,15 @@ class Writer:
         except OSError as error:
             raise cannot_write(entry, error) from error
 
-    def begin_large(self, file: LargeFile) -> None:
-        """Makes the unfinished file of a large file, with all its room, unless that was done."""
+    def begin_large(self, file: LargeFile, needs_room: bool = True) -> None:
+        """Makes the unfinished file of a large file, with all its room, unless that was done.
+
+        Args:
+            needs_room: fail if there is no room for all of it; it may share blocks with another file, and need none.
+
+        Raises:
+            GpusnapError: it cannot be made; the message names it.
+        """
         with file.lock:
             if file.is_begun:
                 return
@@ -109,7 +119,7 @@ class Writer:
                 remove(folder_fd, name)
                 fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
                 try:
-                    _reserve(fd, file.entry)
+                    _reserve(fd, file.entry, needs_room)
                 finally:
                     os.close(fd)
             except OSError as error:
@@ -332,15 +342,17 @@ def _is_same_file(fd: int, name: bytes, other_fd: int, other: bytes) -> bool:
         return False
 
 
-def _reserve(fd: int, entry: Entry) -> None:
+def _reserve(fd: int, entry: Entry, needs_room: bool) -> None:
     if entry.sparse:
         os.ftruncate(fd, entry.size)
         return
     try:
         os.posix_fallocate(fd, 0, entry.size)
     except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+        if error.errno not in _CANNOT_RESERVE and (needs_room or error.errno not in _FULL):
             raise
+        # What it got of it goes back.
+        os.ftruncate(fd, 0)
         os.ftruncate(fd, entry.size)
 
 

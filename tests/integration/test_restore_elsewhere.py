@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,9 +14,14 @@ import pytest
 
 from agent.events import ChunkKind, OperationResult
 from agent.repository.model import SEGMENT_SIZE
-from agent.restore import elsewhere, reuse
+from agent.restore import elsewhere, reuse, reuse_segments
 from agent.restore.elsewhere import Elsewhere
+from agent.restore.hands import Hands
+from agent.restore.large import Hand
 from agent.restore.request import IfNotEmpty
+from agent.restore.task import LocalTask, SegmentCopy, SegmentDigest, Written
+from tests.support.children import needs_root
+from tests.support.disks import Disk
 from tests.support.pipelines import leftovers, memory_folder
 from tests.support.saved import Saved
 from tests.support.trees import File, Node, Seeded, Sparse, facts
@@ -98,10 +103,7 @@ def test_a_copied_folder_is_copied_whatever_its_times(saved: Saved) -> None:
     assert saved.pipelines.moved() == set()
 
 
-@pytest.mark.parametrize("most", [1, elsewhere.FILES_ALIKE])
-def test_touched_files_are_not_fetched(saved: Saved, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are looked for under their own names first, however many others are as large."""
-    monkeypatch.setattr(elsewhere, "FILES_ALIKE", most)
+def test_touched_files_are_not_fetched(saved: Saved) -> None:
     for path in saved.target.rglob("*"):
         os.utime(path, ns=(1, 1))
     result = over(saved)
@@ -165,8 +167,8 @@ def test_what_changes_once_it_was_found_is_fetched(saved: Saved, monkeypatch: py
     left = list(changes)
 
     class Changed(Elsewhere):
-        def __init__(self, root_fd: int, check: Callable[[], None]) -> None:
-            super().__init__(root_fd, check)
+        def __init__(self, root_fd: int, sizes: Container[int], check: Callable[[], None]) -> None:
+            super().__init__(root_fd, sizes, check)
             left.pop()(saved.target / "old/lib/one/33.py")
 
     monkeypatch.setattr(reuse, "Elsewhere", Changed)
@@ -201,18 +203,22 @@ def models(count: int, size: int = 7000) -> list[Node]:
     return [File(b"model-%02d" % number, Seeded(size, seed=number)) for number in range(count)]
 
 
+def rotate(saved: Saved, count: int) -> None:
+    """Gives each model the name of the one before; their times tell that they changed."""
+    (saved.target / "model-00").rename(saved.target / "first")
+    for number in range(1, count):
+        (saved.target / f"model-{number:02}").rename(saved.target / f"model-{number - 1:02}")
+    (saved.target / "first").rename(saved.target / f"model-{count - 1:02}")
+    for number in range(count):
+        os.utime(saved.target / f"model-{number:02}")
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("checksum", [False, True])
 def test_large_files_that_changed_places_are_copied(folder: Path, checksum: bool, workers: int) -> None:
     saved = Saved(folder, models(12))
     saved.restore()
-    (saved.target / "model-00").rename(saved.target / "first")
-    for number in range(1, 12):
-        (saved.target / f"model-{number:02}").rename(saved.target / f"model-{number - 1:02}")
-    (saved.target / "first").rename(saved.target / "model-11")
-    # Their times tell that they changed.
-    for number in range(12):
-        os.utime(saved.target / f"model-{number:02}")
+    rotate(saved, 12)
     result = over(saved, checksum=checksum, workers=workers)
     assert saved.pipelines.moved() == set()
     assert copied(result) == 12 * 7000
@@ -247,3 +253,93 @@ def test_files_that_begin_alike_are_told_apart(folder: Path) -> None:
         (saved.target / name).rename(saved.target / f"old {name}")
     over(saved)
     assert saved.pipelines.moved() == set()
+
+
+def test_the_end_of_a_file_is_not_taken_from_another_one(folder: Path) -> None:
+    """Two files may share their last chunk, whose padding is zeros, though one of them is longer by some of these."""
+    content = random.Random(1).randbytes(SEGMENT_SIZE + 1000)
+    saved = Saved(folder, [File(b"long", content + bytes(24)), File(b"short", content)])
+    saved.target.mkdir()
+    (saved.target / "old").write_bytes(content + b"\xff" * 24)
+    over(saved)
+
+
+def test_one_missing_file_is_looked_for_in_few_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = Saved(folder, models(1))
+    saved.target.mkdir()
+    for number in range(50):
+        (saved.target / f"checkpoint-{number}").write_bytes(bytes(7000))
+    looks: list[SegmentDigest] = []
+    do = Hands.do
+
+    def count(self: Hands, hand: Hand, task: LocalTask) -> Written:
+        if isinstance(task, SegmentDigest):
+            looks.append(task)
+        return do(self, hand, task)
+
+    monkeypatch.setattr(Hands, "do", count)
+    over(saved)
+    assert len(looks) == reuse_segments.MORE_LOOKS + reuse_segments.LOOKS_PER_FILE
+
+
+def test_a_file_that_only_begins_alike_is_copied_in_vain_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = random.Random(1).randbytes(SEGMENT_SIZE)
+    rest = [random.Random(number).randbytes(SEGMENT_SIZE) for number in (2, 3)]
+    saved = Saved(folder, [File(b"model", begin + rest[0] + rest[1])])
+    saved.target.mkdir()
+    (saved.target / "sibling").write_bytes(begin + rest[1] + rest[0])
+    copies: list[bool] = []
+    do = Hands.do
+
+    def count(self: Hands, hand: Hand, task: LocalTask) -> Written:
+        written = do(self, hand, task)
+        if isinstance(task, SegmentCopy):
+            copies.append(written.is_done)
+        return written
+
+    monkeypatch.setattr(Hands, "do", count)
+    over(saved)
+    assert sorted(copies) == [False, True]
+
+
+def test_what_is_in_place_is_looked_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = Saved(folder, models(20))
+    saved.restore()
+    monkeypatch.setattr(reuse, "Elsewhere", None)
+    over(saved, checksum=True)
+    assert saved.pipelines.moved() == set()
+
+
+@pytest.mark.parametrize("is_touched", [False, True])
+def test_a_renamed_folder_of_very_many_files_of_one_size_is_copied(
+    folder: Path, is_touched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elsewhere, "SAME_KIND", 3)
+    nodes: list[Node] = [
+        File(b"shards/%02d" % number, Seeded(7000, seed=number), mtime_ns=(1_700_000_000 + number) * 10**9)
+        for number in range(30)
+    ]
+    saved = Saved(folder, nodes)
+    saved.restore()
+    (saved.target / "shards").rename(saved.target / "old")
+    for path in (saved.target / "old").iterdir() if is_touched else ():
+        os.utime(path)
+    over(saved)
+    assert saved.pipelines.moved() == set()
+
+
+@needs_root
+@pytest.mark.parametrize(("spare", "copied_all"), [(2.5, True), (1.5, False)])
+def test_files_that_change_places_need_little_more_room(folder: Path, spare: float, copied_all: bool) -> None:
+    """Each takes its place as soon as nothing more is copied from what stands there; what does not fit is fetched."""
+    size, count = 1 << 20, 12
+    saved = Saved(folder, models(count, size))
+    disk = Disk(folder / "disk", int((count + spare) * size))
+    try:
+        saved.target = disk.folder / "target"
+        saved.restore()
+        rotate(saved, count)
+        over(saved)
+        assert (saved.pipelines.moved() == set()) is copied_all
+    finally:
+        disk.close()

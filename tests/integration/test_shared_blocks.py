@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,3 +60,14 @@ def test_what_is_shared_is_verified(saved: Saved) -> None:
     assert saved.pipelines.moved() == {saved.chunks[saved.entries[b"model"].chunk + 2].id.hex()}
     assert (saved.target / "model").read_bytes() == (saved.workspace / "model").read_bytes()
     assert (saved.target / "renamed").read_bytes() != (saved.workspace / "model").read_bytes()
+
+
+def test_sharing_needs_no_room(saved: Saved) -> None:
+    (saved.target / "model").rename(saved.target / "renamed")
+    with (saved.target / "filling").open("wb") as file, contextlib.suppress(OSError):
+        for start in itertools.count(0, 4 * MIB):
+            os.posix_fallocate(file.fileno(), start, 4 * MIB)
+    os.truncate(saved.target / "filling", (saved.target / "filling").stat().st_size - SIZE // 2)
+    os.sync()
+    saved.restore(IfNotEmpty.OVERWRITE)
+    assert saved.pipelines.moved() == set()

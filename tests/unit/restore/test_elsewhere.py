@@ -12,6 +12,8 @@ from agent.errors import CancelledError
 from agent.repository.model import Entry, EntryType
 from agent.restore import elsewhere
 from agent.restore.elsewhere import Elsewhere, common_end
+from tests.support.children import needs_root
+from tests.support.disks import Disk
 from tests.support.trees import Directory, File, Node, Symlink, build
 
 
@@ -43,46 +45,49 @@ def root_fd(tmp_path: Path) -> Iterator[int]:
     os.close(fd)
 
 
-@pytest.fixture
-def found(root_fd: int) -> Elsewhere:
-    return Elsewhere(root_fd, lambda: None)
+def look(root_fd: int, *sizes: int) -> Elsewhere:
+    return Elsewhere(root_fd, sizes, lambda: None)
 
 
 @pytest.mark.parametrize(
-    ("path", "size", "seconds", "like"),
+    ("path", "size", "seconds", "guess"),
     [
         (b"a/b/one", 10, 1, b"a/b/one"),
         (b"x/c/b/one", 10, 1, b"c/b/one"),
         (b"a/b/renamed", 10, 2, b"c/b/two"),
-        (b"three", 10, 3, b"c/three"),
+        (b"b/two", 10, 3, b"c/three"),
         (b"touched/c/three", 10, 4, b"c/three"),
         (b"last", 20, 2, b"last"),
-        (b"other", 20, 2, b"last"),
+        (b"other", 20, 2, None),
         (b"last", 21, 1, None),
         (b"unfinished", 30, 1, None),
     ],
 )
-def test_name_time_and_place_tell(found: Elsewhere, path: bytes, size: int, seconds: int, like: bytes | None) -> None:
-    assert found.like(entry(path, size, seconds)) == like
+def test_size_and_time_or_name_tell(root_fd: int, path: bytes, size: int, seconds: int, guess: bytes | None) -> None:
+    assert look(root_fd).guess(entry(path, size, seconds)) == guess
 
 
-def test_those_of_a_size_come_with_the_likeliest_first(found: Elsewhere) -> None:
-    assert found.of_size(entry(b"x/b/two", 10, 3))[:2] == [b"c/three", b"c/b/two"]
-    assert found.of_size(entry(b"x", 11, 3)) == []
+def test_candidates_come_with_the_likeliest_first(root_fd: int) -> None:
+    found = look(root_fd, 10)
+    assert list(found.candidates(entry(b"x/b/two", 10, 3))) == [b"c/b/two", b"c/three", b"a/b/one", b"c/b/one"]
+    assert list(found.candidates(entry(b"x", 11, 3))) == []
 
 
-def test_of_too_many_nobody_knows(root_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elsewhere, "FILES_ALIKE", 2)
-    found = Elsewhere(root_fd, lambda: None)
-    assert len(found.of_size(entry(b"x", 10, 1))) == 2
-    assert found.like(entry(b"x/b/one", 10, 9)) == b"x/b/one"
-    assert found.like(entry(b"x/two", 10, 2)) == b"c/b/two"
+def test_of_other_sizes_only_name_and_time_count(root_fd: int) -> None:
+    assert list(look(root_fd, 20).candidates(entry(b"x/b/two", 10, 3))) == [b"c/b/two", b"c/three"]
+
+
+def test_of_one_kind_only_some_are_remembered(root_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elsewhere, "SAME_KIND", 2)
+    assert len(list(look(root_fd, 10).candidates(entry(b"x", 10, 9)))) == 2
 
 
 def test_no_more_is_remembered_than_there_is_room_for(root_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elsewhere, "MOST_FILES", 1)
-    found = Elsewhere(root_fd, lambda: None)
-    assert [found.like(entry(path, size, 1)) is None for path, size in ((b"last", 20), (b"one", 10))] == [False, True]
+    for most, remembered in ((100, 5), (2, 2), (1, 1)):
+        monkeypatch.setattr(elsewhere, "MOST_PLACES", most)
+        found = look(root_fd)
+        entries = [entry(path.encode(), 10, 1) for path in ("one", "two", "three")] + [entry(b"last", 20, 1)]
+        assert sum(found.guess(each) is not None for each in entries) <= remembered
 
 
 def test_it_can_be_broken_off(root_fd: int) -> None:
@@ -90,7 +95,29 @@ def test_it_can_be_broken_off(root_fd: int) -> None:
         raise CancelledError("cancelled")
 
     with pytest.raises(CancelledError):
-        Elsewhere(root_fd, check)
+        Elsewhere(root_fd, (), check)
+
+
+def test_it_can_be_broken_off_in_a_folder_of_very_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elsewhere, "_CHECK_EVERY", 16)
+    build(os.fsencode(tmp_path), [file(b"%d" % number, 1, 1) for number in range(100)])
+    root_fd = os.open(tmp_path, os.O_RDONLY)
+    checks: list[None] = []
+    Elsewhere(root_fd, (), lambda: checks.append(None))
+    os.close(root_fd)
+    assert 100 // 16 <= len(checks) <= 100 // 16 + 3
+
+
+@needs_root
+def test_file_systems_that_are_mounted_inside_are_left_alone(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "inside", 1 << 20)
+    try:
+        build(os.fsencode(disk.folder / "folder"), [file(b"mounted", 50, 1)])
+        root_fd = os.open(tmp_path, os.O_RDONLY)
+        assert look(root_fd).guess(entry(b"mounted", 50, 1)) is None
+        os.close(root_fd)
+    finally:
+        disk.close()
 
 
 def test_the_end_that_paths_have_in_common() -> None:
