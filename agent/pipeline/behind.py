@@ -1,44 +1,46 @@
-"""One thread that does something slow while its owner goes on with the next thing."""
+"""Threads that do something slow while their owner goes on with the next thing."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 
 class Behind:
-    """Does one piece of work at a time. For one owner.
+    """Does a few pieces of work at a time. For one owner.
 
     Args:
-        name: what its thread is called; there is none before the first work.
+        name: what its threads are called; there are none before the first work.
+        most: pieces that are done at once.
     """
 
-    def __init__(self, name: str) -> None:
-        self._thread = ThreadPoolExecutor(1, name)
-        self._running: Future[None] | None = None
+    def __init__(self, name: str, most: int = 1) -> None:
+        self._threads = ThreadPoolExecutor(most, name)
+        self._most = most
+        self._running: deque[Future[None]] = deque()
 
     def do(self, work: Callable[[], None]) -> None:
-        """Begins with some work once the last one is done.
+        """Begins with some work, once so much of what was begun before is done.
 
         Raises:
-            Exception: what the last one has raised; this one is not begun then.
+            Exception: what some of that has raised; this work is not begun then.
         """
-        self.finish()
-        self._running = self._thread.submit(work)
+        while len(self._running) >= self._most:
+            self._running.popleft().result()
+        self._running.append(self._threads.submit(work))
 
     def finish(self) -> None:
-        """Waits for the last work; raises what it has raised."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.result()
+        """Waits until all is done; raises what the first has raised that failed."""
+        while self._running:
+            self._running.popleft().result()
 
     def settle(self) -> None:
-        """Waits for the last work, however it ends."""
-        if self._running is not None:
-            wait([self._running])
-            self._running = None
+        """Waits until all has ended, however that is."""
+        wait(self._running)
+        self._running.clear()
 
     def close(self) -> None:
-        """Ends the thread once it is done."""
+        """Ends the threads once all has ended."""
         self.settle()
-        self._thread.shutdown()
+        self._threads.shutdown()

@@ -10,7 +10,7 @@ import msgspec
 FEWEST = 2
 MOST = 8
 
-WORKER_BYTES = 104 << 20
+WORKER_BYTES = 112 << 20
 """The memory of one worker at most, see ``agent.config.model.TransferConfig``."""
 
 MEMORY_SHARE = 4
@@ -45,9 +45,8 @@ def choose_workers(configured: int, cores: int, free_bytes: int) -> Workers:
     machine = f"{cores} core{'s' if cores > 1 else ''}"
     if fitting < count:
         count = max(fitting, 1)
-        why = (
-            f"all may take a quarter of the {free_bytes >> 20} MiB of free memory, and each takes up to 104; {machine}"
-        )
+        free, each = free_bytes >> 20, WORKER_BYTES >> 20
+        why = f"all may take a quarter of the {free} MiB of free memory, and each takes up to {each}; {machine}"
     else:
         bound = {FEWEST: "at least two", MOST: "at most eight", cores: "one for each core"}[count]
         why = f"{bound}, on {machine}"

@@ -13,6 +13,7 @@ from agent.pipeline.occupation import processor_seconds
 from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_reader import ManifestReader
 from agent.repository.model import MAX_CHUNK_SIZE
+from agent.restore.blocks import Blocks
 from agent.restore.content import ContentReader
 from agent.restore.decode import Decoder
 from agent.restore.keep import Keeper
@@ -71,23 +72,23 @@ class ChunkWriter:
         is_whole = comparing is Comparing.NOT and selection.everything
         trees = TreeWriter(writer, metadata, check) if is_whole else None
         self._packs = PackWriter(manifest, selection, writer, keeper, trees, check)
-        reader = ContentReader(check)
-        # One room for whole packs, whether they arrive or are built.
-        room = anonymous(MAX_CHUNK_SIZE)
+        # The same memory, whether content arrives or is in the target already.
+        room, blocks = anonymous(MAX_CHUNK_SIZE), Blocks()
+        reader = ContentReader(blocks, check)
         builder = PackBuilder(manifest, keeper, reader, room)
         self._segments = SegmentWriter(writer, check)
         self._local = LocalContent(
             manifest, selection, comparing, keeper, writer, self._packs, self._segments, builder, reader
         )
         self._warnings = warnings
-        self._decoder = Decoder(room)
+        self._decoder = Decoder(room, blocks)
 
     def do(self, task: Task, incoming: Incoming | None = None) -> Written:
         """Writes a chunk, or does a local task."""
         return self.write(task, incoming.view if incoming is not None else memoryview(b""))
 
     def close(self) -> None:
-        """Closes the open directories and ends its thread."""
+        """Closes the open directories and ends its threads."""
         self._segments.close()
         self._writer.close()
         self._keeper.close()

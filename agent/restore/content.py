@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import itertools
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -12,39 +11,38 @@ from collections.abc import Callable, Iterator
 from blake3 import blake3
 
 from agent.errors import DataLossError
-from agent.pipeline.memory import anonymous
 from agent.repository.extents import content_spans
+from agent.repository.frame import BLOCK_SIZE
 from agent.repository.model import Entry, padded
-
-BLOCK_SIZE = 4 << 20
-"""Content is read in blocks of this many bytes, and a cancel is seen between them."""
+from agent.restore.blocks import Blocks
 
 _FICLONERANGE = 0x4020940D
 """Of <linux/fs.h>, with a ``file_clone_range`` of four numbers."""
 
 
 class ContentReader:
-    """Reads content through two blocks of memory, in turn. One per thread.
+    """Reads content block by block. One per thread.
 
     Args:
+        blocks: what it reads into.
         check: called between blocks; raises when all shall stop.
     """
 
-    def __init__(self, check: Callable[[], None]) -> None:
+    def __init__(self, blocks: Blocks, check: Callable[[], None]) -> None:
+        self._blocks = blocks
         self._check = check
-        self._blocks = itertools.cycle((anonymous(BLOCK_SIZE), anonymous(BLOCK_SIZE)))
 
     def blocks(self, fd: int, entry: Entry, start: int, size: int) -> Iterator[memoryview]:
         """Yields ``size`` bytes of a file's stored content from ``start``, or fewer if the file is shorter.
 
-        A block stays as it is until the one after the next.
+        A block stays as it is until ``WRITES_AT_ONCE`` more were yielded.
         """
         for offset, length in content_spans(entry, start, size):
             end = offset + length
             while offset < end:
                 self._check()
-                block = next(self._blocks)
-                count = os.preadv(fd, [block[: min(end - offset, BLOCK_SIZE)]], offset)
+                block = self._blocks.next()
+                count = os.preadv(fd, [block[: end - offset]], offset)
                 if count == 0:
                     return
                 yield block[:count]
@@ -65,7 +63,7 @@ class ContentReader:
     ) -> None:
         """Hands the content of a chunk to ``take`` (position, bytes) block by block, before all of it is verified.
 
-        A block stays as it is until ``take`` has returned from the next one.
+        A block stays as it is until ``take`` was called ``WRITES_AT_ONCE`` times more.
 
         Raises:
             DataLossError: it is not the content of the chunk; what was taken must not be kept.

@@ -7,20 +7,21 @@ from collections.abc import Callable
 from blake3 import blake3
 
 from agent.errors import DataLossError
-from agent.pipeline.memory import anonymous
 from agent.repository import frame
 from agent.repository.model import Chunk
+from agent.restore.blocks import Blocks
 
 
 class Decoder:
-    """Decodes chunks. One per thread: it keeps two blocks.
+    """Decodes chunks. One per thread.
 
     Args:
         room: for the largest pack.
+        blocks: for segments.
     """
 
-    def __init__(self, room: memoryview) -> None:
-        self._blocks = anonymous(frame.BLOCK_SIZE), anonymous(frame.BLOCK_SIZE)
+    def __init__(self, room: memoryview, blocks: Blocks) -> None:
+        self._blocks = blocks
         self._pack = room
 
     def pack(self, stored: memoryview, chunk: Chunk) -> memoryview:
@@ -47,7 +48,7 @@ class Decoder:
     ) -> None:
         """Hands the raw bytes of a chunk to ``take`` (position, bytes) block by block, before all are verified.
 
-        A block stays as it is until ``take`` has returned from the next one.
+        A block stays as it is until ``take`` was called ``WRITES_AT_ONCE`` times more.
 
         Args:
             at_page: hand out only memory that begins at a page, which takes a copy of blocks that are stored raw.
@@ -58,8 +59,8 @@ class Decoder:
         _check_size(stored, chunk)
         hasher = blake3()
         position = 0
-        for number, block in enumerate(frame.blocks(stored, chunk.raw_size)):
-            room = self._blocks[number % 2]
+        for block in frame.blocks(stored, chunk.raw_size):
+            room = self._blocks.next()
             raw = frame.decode(block, room)
             hasher.update(raw)
             if at_page and block.is_raw:

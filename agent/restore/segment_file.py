@@ -15,7 +15,7 @@ ALIGNMENT = 4096
 
 
 class SegmentFile:
-    """An unfinished large file that one thread writes blocks into.
+    """An unfinished large file that blocks are written into, in any order and by several threads.
 
     Args:
         fd: a descriptor for writing; closed with this object.

@@ -1,6 +1,6 @@
 """Writes the content of a segment into the unfinished files that it belongs into, block by block as it comes.
 
-A direct write waits for the disk. So each block is written in a thread of its own while the next is decoded and hashed.
+A direct write waits for the disk. So blocks are written by other threads while the next one is decoded and hashed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 
 from agent.pipeline.behind import Behind
 from agent.pipeline.local_errors import local_error
+from agent.restore.blocks import WRITES_AT_ONCE
 from agent.restore.plan import SegmentPlace
 from agent.restore.segment_file import SegmentFile
 from agent.restore.task import Written
@@ -22,13 +23,13 @@ FILES_AT_ONCE = 128
 """Files that one segment is written into at once: a process may have only so many descriptors."""
 
 Take = Callable[[int, memoryview], None]
-"""Gets a block of a segment and where in it that begins; the block must stay as it is until the next call is over."""
+"""Gets a block of a segment and where in it that begins; the block stays as it is for ``WRITES_AT_ONCE`` more calls."""
 
 
 class _Clock(msgspec.Struct):
-    """Seconds of writing, and of waiting until that was done."""
+    """Seconds of writing, by several threads, and of waiting until that was done."""
 
-    writing: float = 0.0
+    writing: list[float] = msgspec.field(default_factory=list)
     waiting: float = 0.0
 
 
@@ -50,10 +51,10 @@ class SegmentWriter:
     def __init__(self, writer: Writer, check: Callable[[], None]) -> None:
         self._writer = writer
         self._check = check
-        self._behind = Behind("segment-write")
+        self._behind = Behind("segment-write", WRITES_AT_ONCE)
 
     def close(self) -> None:
-        """Ends its thread."""
+        """Ends its threads."""
         self._behind.close()
 
     def write(self, places: Sequence[SegmentPlace], feed: Callable[[Take], None]) -> Written:
@@ -74,7 +75,7 @@ class SegmentWriter:
         for start in range(0, len(groups), FILES_AT_ONCE):
             self._write_into(groups[start : start + FILES_AT_ONCE], feed, clock)
         decoding = time.monotonic() - begun - clock.waiting
-        return msgspec.structs.replace(written_to(places), decode_seconds=decoding, write_seconds=clock.writing)
+        return msgspec.structs.replace(written_to(places), decode_seconds=decoding, write_seconds=sum(clock.writing))
 
     def _write_into(self, groups: list[list[SegmentPlace]], feed: Callable[[Take], None], clock: _Clock) -> None:
         """Writes a segment into some files, each with all its places."""
@@ -90,7 +91,7 @@ class SegmentWriter:
                     file.write(place.start + position, part)
                 except OSError as error:
                     raise local_error(f"{os.fsdecode(place.entry.path)} cannot be written", error) from error
-            clock.writing += time.monotonic() - begun
+            clock.writing.append(time.monotonic() - begun)
 
         def take(position: int, raw: memoryview) -> None:
             self._check()

@@ -65,6 +65,7 @@ class TreeWriter:
                 return None
             levels.append(self._enter(place.work_fd, place.temporary, tree.start, top))
             finished = self._fill(run, tree, raw, levels)
+            self._writer.finish()
             if not _move(place):
                 return None
             # Only now: on some file systems a move changes the time of what is moved.
@@ -73,6 +74,7 @@ class TreeWriter:
         except OSError as error:
             raise cannot_write(top, error) from error
         finally:
+            self._writer.settle()
             for level in levels:
                 os.close(level.fd)
 

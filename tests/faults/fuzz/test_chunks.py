@@ -12,13 +12,14 @@ from agent.errors import DataLossError
 from agent.pipeline.memory import anonymous
 from agent.repository.frame import BLOCK_SIZE, END, HEADER
 from agent.repository.model import MAX_CHUNK_SIZE, Chunk
+from agent.restore.blocks import Blocks
 from agent.restore.decode import Decoder
 from tests.support import forging
 from tests.support.fuzz import fuzz
 from tests.support.mutate import mutated
 
 EACH = 40
-DECODER = Decoder(anonymous(MAX_CHUNK_SIZE))
+DECODER = Decoder(anonymous(MAX_CHUNK_SIZE), Blocks())
 SEEDS = st.integers(0, 2**64 - 1)
 
 
