@@ -7,13 +7,15 @@ import shutil
 import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from agent.events import OperationResult
+from agent.errors import CancelledError
+from agent.events import ChunkFinished, ChunkKind, OperationResult, PipelineEvent
 from agent.repository.model import SEGMENT_SIZE
 from agent.restore.origin import FILE_NAME, Origin
 from agent.restore.request import IfNotEmpty
@@ -87,7 +89,7 @@ def saved(shared: Saved) -> Iterator[Saved]:
     shared.target = shared.folder / "target"
     shared.pipelines.new_events = list
     yield shared
-    shutil.rmtree(shared.target)
+    shutil.rmtree(shared.target, ignore_errors=True)
 
 
 def work_folder(saved: Saved) -> Path:
@@ -116,6 +118,56 @@ def test_segments_that_were_confirmed_are_not_fetched_again(saved: Saved) -> Non
     fetched = again(saved)
     assert fetched
     assert not fetched & confirmed
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_what_was_confirmed_counts_as_there_once(saved: Saved, is_whole: bool) -> None:
+    [confirmed] = confirmed_segments(saved)
+    is_first = confirmed == saved.chunk_of(b"model").id.hex()
+    expected = SEGMENT_SIZE if is_first else SIZE - SEGMENT_SIZE
+    if is_whole:
+        # Its time does not tell that it is the model.
+        shutil.copyfile(saved.workspace / "model", saved.target / "model")
+        expected = SIZE
+    small = saved.target / "dir/small"
+    expected += small.stat().st_size if small.exists() else 0
+    result = saved.pipelines.restore(os.fsencode(saved.target), saved.id, if_not_empty=IfNotEmpty.OVERWRITE)
+    assert result.present is not None
+    assert (result.present.kept_bytes, result.present.copied_bytes) == (expected, 0)
+
+
+def test_what_was_confirmed_does_not_vouch_for_what_is_there(saved: Saved) -> None:
+    [confirmed] = confirmed_segments(saved)
+    is_first = confirmed == saved.chunk_of(b"model").id.hex()
+    shutil.copyfile(saved.workspace / "model", saved.target / "model")
+    with (saved.target / "model").open("r+b") as file:
+        file.seek(SEGMENT_SIZE if is_first else 0)
+        file.write(b"changed")
+    assert confirmed not in again(saved)
+
+
+def test_after_a_cancel_there_is_nothing_to_go_on_with(saved: Saved) -> None:
+    cancel = threading.Event()
+    segments = {chunk.id.hex() for chunk in saved.chunks if chunk.kind is ChunkKind.SEGMENT}
+
+    class Events(list[PipelineEvent]):
+        def append(self, event: PipelineEvent) -> None:
+            if isinstance(event, ChunkFinished) and event.chunk_id in segments:
+                cancel.set()
+
+    saved.pipelines.new_events = Events
+    saved.pipelines.transfer = msgspec.structs.replace(saved.pipelines.transfer, workers=1)
+    with pytest.raises(CancelledError):
+        saved.restore(cancel=cancel)
+    assert not (saved.target / "model").exists()
+
+
+def test_after_a_cancel_nothing_stays_of_a_killed_restore_either(saved: Saved) -> None:
+    confirmed_segments(saved)
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(CancelledError):
+        saved.restore(IfNotEmpty.OVERWRITE, cancel=cancel)
 
 
 def test_another_operation_takes_the_work_over(saved: Saved) -> None:

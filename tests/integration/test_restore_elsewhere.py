@@ -22,7 +22,8 @@ from agent.restore.request import IfNotEmpty
 from agent.restore.task import LocalTask, SegmentCopy, SegmentDigest, Written
 from tests.support.children import needs_root
 from tests.support.disks import Disk
-from tests.support.pipelines import leftovers, memory_folder
+from tests.support.forging import chunk, directory, file, store_snapshot
+from tests.support.pipelines import Pipelines, leftovers, memory_folder
 from tests.support.saved import Saved
 from tests.support.trees import File, Node, Seeded, Sparse, facts
 
@@ -140,7 +141,7 @@ def test_what_only_looks_alike_is_fetched(saved: Saved, checksum: bool) -> None:
     (saved.target / "env").rename(saved.target / "old")
     change_keeping_times(saved.target / "old/lib/three/20.py")
     result = over(saved, checksum=checksum)
-    assert saved.pipelines.moved() == {chunk.id.hex() for chunk in saved.chunks if chunk.kind is ChunkKind.PACK}
+    assert saved.pipelines.moved() == {each.id.hex() for each in saved.chunks if each.kind is ChunkKind.PACK}
     assert copied(result) == 0
 
 
@@ -149,7 +150,16 @@ def test_a_pack_of_which_something_is_missing_is_fetched(saved: Saved, change: C
     (saved.target / "env").rename(saved.target / "old")
     change(saved.target / "old/lib/three/20.py")
     over(saved)
-    assert saved.pipelines.moved() == {chunk.id.hex() for chunk in saved.chunks if chunk.kind is ChunkKind.PACK}
+    assert saved.pipelines.moved() == {each.id.hex() for each in saved.chunks if each.kind is ChunkKind.PACK}
+
+
+def test_a_sparse_file_is_copied_without_what_fills_its_holes(saved: Saved) -> None:
+    (saved.target / "env").rename(saved.target / "old")
+    with (saved.target / "old/sparse").open("r+b") as file:
+        file.seek(100_000)
+        file.write(b"filled")
+    over(saved)
+    assert saved.pipelines.moved() == set()
 
 
 def test_what_changes_once_it_was_found_is_fetched(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +189,19 @@ def test_what_changes_once_it_was_found_is_fetched(saved: Saved, monkeypatch: py
     assert left == []
 
 
+def test_a_pack_that_has_no_room_for_its_files_is_fetched(folder: Path) -> None:
+    """No snapshot makes one, but a forged manifest may let two files have the same bytes."""
+    pipelines, target = Pipelines(folder), folder / "target"
+    raw = bytes(range(256)) * 2
+    entries = [directory(b""), *(file(path, 0, 100, uid=os.geteuid(), gid=os.getegid()) for path in (b"a", b"b"))]
+    store_snapshot(pipelines.repository, folder / "manifest", entries, [(raw, ChunkKind.PACK)])
+    pipelines.restore(os.fsencode(target))
+    (target / "a").rename(target / "c")
+    pipelines.restore(os.fsencode(target), if_not_empty=MIRROR)
+    assert pipelines.moved() == {chunk(raw).id.hex()}
+    assert [path.read_bytes() for path in sorted(target.iterdir())] == [raw[:100]] * 2
+
+
 def test_only_packs_that_lack_something_are_fetched(folder: Path) -> None:
     files: list[Node] = [
         File(b"%02d/%02d" % (part, number), Seeded(400_000, seed=part * 10 + number))
@@ -187,7 +210,7 @@ def test_only_packs_that_lack_something_are_fetched(folder: Path) -> None:
     ]
     saved = Saved(folder, files, large=1 << 20)
     saved.restore()
-    assert sum(chunk.kind is ChunkKind.PACK for chunk in saved.chunks) > 3
+    assert sum(each.kind is ChunkKind.PACK for each in saved.chunks) > 3
     (saved.target / "old").mkdir()
     for part in range(20):
         (saved.target / f"{part:02}").rename(saved.target / f"old/{part:02}")
@@ -243,13 +266,11 @@ def test_many_renamed_files_of_one_size_are_copied(folder: Path) -> None:
     assert saved.pipelines.moved() == set()
 
 
-def test_files_that_begin_alike_are_told_apart(folder: Path) -> None:
-    """Only the first segment of a file under another name is looked at before it is copied."""
-    begin = random.Random(1).randbytes(SEGMENT_SIZE)
-    nodes: list[Node] = [File(name, begin + name * 2000) for name in (b"one", b"two", b"three")]
-    saved = Saved(folder, nodes)
+def test_sparse_files_of_one_size_are_copied(folder: Path) -> None:
+    one, other = Sparse(300_000, ((0, 4096), (200_000, 9000)), seed=1), Sparse(300_000, ((50_000, 9000),), seed=2)
+    saved = Saved(folder, [File(b"one", one), File(b"other", other)])
     saved.restore()
-    for name in ("one", "two", "three"):
+    for name in ("one", "other"):
         (saved.target / name).rename(saved.target / f"old {name}")
     over(saved)
     assert saved.pipelines.moved() == set()
@@ -324,6 +345,34 @@ def test_a_renamed_folder_of_very_many_files_of_one_size_is_copied(
     (saved.target / "shards").rename(saved.target / "old")
     for path in (saved.target / "old").iterdir() if is_touched else ():
         os.utime(path)
+    over(saved)
+    assert saved.pipelines.moved() == set()
+
+
+def alike(folder: Path) -> Saved:
+    """Saves files of which only the second segments differ, and restores them."""
+    begin = random.Random(1).randbytes(SEGMENT_SIZE)
+    nodes: list[Node] = [File(b"models/" + name, begin + name * 2000) for name in (b"one", b"two", b"three")]
+    saved = Saved(folder, nodes)
+    saved.restore()
+    return saved
+
+
+def test_files_that_begin_alike_are_told_apart(folder: Path) -> None:
+    """Only the first segment of a file under another name is looked at before it is copied."""
+    saved = alike(folder)
+    for name in ("one", "two", "three"):
+        (saved.target / "models" / name).rename(saved.target / f"old {name}")
+    over(saved)
+    assert saved.pipelines.moved() == set()
+
+
+def test_of_files_that_begin_alike_one_of_the_same_name_comes_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reuse_segments, "MOST_SOURCES", 1)
+    saved = alike(folder)
+    (saved.target / "models").rename(saved.target / "old")
     over(saved)
     assert saved.pipelines.moved() == set()
 

@@ -13,12 +13,13 @@ import msgspec
 import pytest
 
 from agent.config.model import MIB
-from agent.events import OperationResult, PresentReport
+from agent.events import ChunkKind, OperationResult, PresentReport
 from agent.repository.model import SEGMENT_SIZE
-from agent.restore import run
+from agent.restore import reuse, run
 from agent.restore.links import intact_groups
 from agent.restore.request import IfNotEmpty
-from tests.support.pipelines import leftovers, memory_folder
+from tests.support.forging import directory, file, store_snapshot
+from tests.support.pipelines import Pipelines, leftovers, memory_folder
 from tests.support.saved import VARIED_TREE, Saved
 from tests.support.trees import (
     Fifo,
@@ -107,6 +108,24 @@ def test_an_intact_target_moves_no_chunk(saved: Saved, mode: IfNotEmpty, checksu
     assert inodes(saved.target) == before
 
 
+def test_an_intact_target_is_not_gone_through(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[object] = []
+    monkeypatch.setattr(reuse, "Elsewhere", lambda *arguments: searched.append(arguments))
+    over(saved)
+    assert searched == []
+
+
+def test_a_large_file_that_was_empty_once_it_was_read_stays(folder: Path) -> None:
+    pipelines, target = Pipelines(folder), folder / "target"
+    entries = [directory(b""), file(b"log", chunk=1, segments=0, uid=os.geteuid(), gid=os.getegid())]
+    chunks = [(b"pack" * 128, ChunkKind.PACK), (b"head" * 128, ChunkKind.HEADER)]
+    store_snapshot(pipelines.repository, folder / "manifest", entries, chunks)
+    pipelines.restore(os.fsencode(target))
+    before = inodes(target)
+    pipelines.restore(os.fsencode(target), if_not_empty=OVERWRITE)
+    assert inodes(target) == before
+
+
 def test_a_fresh_target_holds_nothing(saved: Saved) -> None:
     result = saved.pipelines.restore(os.fsencode(saved.folder / "fresh"), saved.id, if_not_empty=OVERWRITE)
     assert result.present is None
@@ -138,6 +157,24 @@ def test_a_hole_that_was_filled_is_found_by_checksum(saved: Saved) -> None:
     over(saved, checksum=True)
 
 
+@pytest.mark.parametrize("size", [3000, 300_000])
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_file_that_is_all_hole_is_kept(folder: Path, size: int, checksum: bool) -> None:
+    saved = Saved(folder, [File(b"hole", Sparse(size)), File(b"x", b"x")])
+    saved.restore()
+    before = inodes(saved.target)
+    result = over(saved, checksum=checksum)
+    assert result.present is not None
+    assert result.present.kept_files == 2
+    os.utime(saved.target / "hole", ns=(1, 1))
+    over(saved, checksum=checksum)
+    assert inodes(saved.target) == before
+    change_keeping_times(saved.target / "hole")
+    if checksum:
+        over(saved, checksum=True)
+        assert inodes(saved.target) != before
+
+
 def test_touched_files_are_given_their_time_again(saved: Saved) -> None:
     for path in saved.target.rglob("*"):
         if path.is_dir() or path.lstat().st_nlink == 1:
@@ -162,8 +199,11 @@ def test_a_large_file_that_was_touched_is_recognised_by_its_segments(saved: Save
 def test_one_changed_file_brings_its_pack_and_rewrites_nothing_else(saved: Saved) -> None:
     (saved.target / "dir/small b").write_bytes(b"changed")
     before = inodes(saved.target)
-    over(saved)
+    result = over(saved)
     assert saved.pipelines.moved() == {saved.chunk_of(b"dir/small b").id.hex()}
+    files = result.totals.models.files + result.totals.other.files
+    kept = result.totals.models.bytes + result.totals.other.bytes - 300
+    assert result.present == PresentReport(files - 1, kept, 0)
     after = inodes(saved.target)
     assert {path for path in before if before[path] != after[path]} == {str(saved.target / "dir/small b")}
 
@@ -208,6 +248,15 @@ def test_further_names_are_made_again_without_content(saved: Saved) -> None:
     assert saved.pipelines.moved() == set()
 
 
+def test_a_further_name_without_its_first_one_is_compared_itself(saved: Saved) -> None:
+    path = saved.target / "small more"
+    path.unlink()
+    path.write_bytes(b"b" * 100)
+    target, paths = os.fsencode(saved.target), (b"small link", b"small more")
+    saved.pipelines.restore(target, saved.id, if_not_empty=OVERWRITE, paths=paths, checksum=True)
+    assert path.read_bytes() == b"a" * 100
+
+
 @pytest.mark.parametrize("name", ["dir/small b", "small a", "x large", "dir/large"])
 @pytest.mark.parametrize("checksum", [False, True])
 def test_a_file_with_a_name_outside_is_not_touched(saved: Saved, name: str, checksum: bool) -> None:
@@ -220,6 +269,15 @@ def test_a_file_with_a_name_outside_is_not_touched(saved: Saved, name: str, chec
     assert stat.S_IMODE(shared.stat().st_mode) == 0o604
     assert os.getxattr(shared, "user.mine") == b"1"
     assert shared.read_bytes() == before
+    assert shared.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize("name", ["small a", "dir/large"])
+def test_a_file_that_has_a_name_outside_too_gives_way(saved: Saved, name: str) -> None:
+    """Even if it is as it should be, and its other names are all there: what changes it later must not change both."""
+    shared = saved.outside / "shared"
+    shared.hardlink_to(saved.target / name)
+    over(saved)
     assert shared.stat().st_nlink == 1
 
 

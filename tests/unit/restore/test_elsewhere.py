@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,12 +84,45 @@ def test_of_one_kind_only_some_are_remembered(root_fd: int, monkeypatch: pytest.
     assert len(list(look(root_fd, 10).candidates(entry(b"x", 10, 9)))) == 2
 
 
+def test_a_link_is_no_file(root_fd: int) -> None:
+    assert list(look(root_fd, len(b"three")).candidates(entry(b"link", len(b"three"), 3))) == []
+
+
 def test_no_more_is_remembered_than_there_is_room_for(root_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for most, remembered in ((100, 5), (2, 2), (1, 1)):
         monkeypatch.setattr(elsewhere, "MOST_PLACES", most)
         found = look(root_fd)
         entries = [entry(path.encode(), 10, 1) for path in ("one", "two", "three")] + [entry(b"last", 20, 1)]
         assert sum(found.guess(each) is not None for each in entries) <= remembered
+
+
+def test_a_folder_that_vanishes_is_passed_over(root_fd: int, tmp_path: Path) -> None:
+    checks: list[None] = []
+
+    def check() -> None:
+        checks.append(None)
+        if len(checks) == 2:
+            shutil.rmtree(tmp_path / "a")
+
+    found = Elsewhere(root_fd, (), check)
+    assert found.guess(entry(b"a/b/one", 10, 1)) == b"c/b/one"
+
+
+def test_a_file_that_vanishes_is_passed_over(root_fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def first_file_is_gone(fd: int) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(fd) as entries:
+            listed = sorted(entries, key=lambda item: item.name)
+        if listed and listed[0].is_file(follow_symlinks=False):
+            os.unlink(listed[0].name, dir_fd=fd)
+        yield listed
+
+    monkeypatch.setattr(os, "scandir", first_file_is_gone)
+    found = look(root_fd, 10)
+    monkeypatch.undo()
+    assert list(found.candidates(entry(b"two", 10, 2))) == [b"c/b/two", b"c/three"]
 
 
 def test_it_can_be_broken_off(root_fd: int) -> None:

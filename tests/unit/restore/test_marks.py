@@ -19,3 +19,11 @@ def test_a_run_is_unmarked_across_sections() -> None:
         marks.add(section, position)
     marks.discard(Location(0, 1), [1, 2])
     assert [marks.of_section(number) for number in range(3)] == [[1], [], [1]]
+
+
+def test_a_run_that_begins_in_a_later_section_is_unmarked() -> None:
+    marks = Marks([2, 3])
+    for section, position in ((0, 1), (1, 1), (1, 2)):
+        marks.add(section, position)
+    marks.discard(Location(1, 0), [1])
+    assert [marks.of_section(number) for number in range(2)] == [[1], [2]]

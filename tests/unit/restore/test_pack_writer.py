@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import CancelledError
 from agent.pipeline.beneath import DIRECTORY_FLAGS
 from agent.pipeline.warnings import Warnings
 from agent.repository.manifest_reader import Location, ManifestReader
@@ -88,3 +89,13 @@ def test_it_can_be_written_again(packs: PackWriter, target: Path) -> None:
     assert contents(target) == EXPECTED
     assert (again.entries, again.content_bytes) == (first.entries, first.content_bytes)
     assert again.directories == (), "they were written into once more, which changed their times"
+
+
+def test_it_can_be_broken_off(packs: PackWriter, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise CancelledError("cancelled")
+
+    monkeypatch.setattr(packs, "_check", stop)
+    with pytest.raises(CancelledError):
+        packs.write(JOB, memoryview(PACK))
+    assert "last/four" not in contents(target)

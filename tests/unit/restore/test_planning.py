@@ -18,7 +18,7 @@ from agent.repository.manifest_reader import ManifestReader
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Chunk, Outline
 from agent.restore.ahead import Ahead
-from agent.restore.plan import PackJob, SegmentJob
+from agent.restore.plan import PackJob, SegmentJob, make_plan
 from agent.restore.planning import Planning, in_order
 from agent.restore.selection import Selection
 from agent.storage.directory import DirectoryStore
@@ -100,6 +100,22 @@ def test_what_is_not_on_its_way_waits_for_the_plan(manifest: Slow, ahead: Ahead)
     planning = Planning(manifest, Selection(), ahead, lambda: None)
     plan = planning.make()
     assert list(planning.jobs()) == in_order(plan, ahead) == list(plan.jobs())
+
+
+def test_what_is_on_its_way_comes_first(manifest: Slow, ahead: Ahead) -> None:
+    manifest.may_end.set()
+    ahead.keep(())
+    ahead.begin(TABLE[5:])
+    jobs = in_order(make_plan(manifest, Selection()), ahead)
+    assert [job.chunk for job in jobs] == [TABLE[5], TABLE[4], *TABLE[:3]]
+
+
+def test_what_nobody_needs_is_given_back(manifest: Slow, ahead: Ahead) -> None:
+    manifest.may_end.set()
+    ahead.keep(())
+    ahead.begin([TABLE[0], TABLE[5]])
+    in_order(make_plan(manifest, Selection((b"last",))), ahead)
+    assert ahead.chunk_ids == {TABLE[5].id}
 
 
 def test_no_entry_is_lost_if_two_packs_are_alike(manifest: Slow, ahead: Ahead) -> None:

@@ -46,6 +46,11 @@ def test_trees_that_are_too_high_are_taken_apart() -> None:
     assert whole_trees([*run, file(b"x")]) == [range(3, levels)]
 
 
+def test_the_deepest_path_tells_how_high_a_tree_is() -> None:
+    deep = [directory(b"/".join([b"d"] * depth)) for depth in range(1, MAX_HEIGHT + 2)]
+    assert tops([*deep, directory(b"d/e"), file(b"x")]) == [b"d/d", b"d/e"]
+
+
 @given(st.lists(st.lists(st.sampled_from([b"a", b"b", b"ab"]), min_size=1, max_size=5).map(b"/".join)), st.data())
 def test_trees_are_whole_and_nothing_larger_is(paths: list[bytes], data: st.DataObject) -> None:
     folders = {path[:end] for path in paths for end in range(len(path)) if path[end : end + 1] == b"/"}

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.errors import LocalIoError
+from agent.errors import CancelledError, LocalIoError
 from agent.pipeline.beneath import DIRECTORY_FLAGS
 from agent.pipeline.warnings import Warnings
-from agent.repository.model import Entry
+from agent.repository.model import Entry, order
 from agent.restore.metadata import Metadata
 from agent.restore.request import IfNotEmpty
 from agent.restore.target import Folders
@@ -50,10 +50,17 @@ class Place:
         warnings = Warnings()
         metadata = Metadata(warnings)
         self._writer = Writer(self._folders, 0, IfNotEmpty.FAIL, metadata, True, True, warnings)
-        self._trees = TreeWriter(self._writer, metadata, lambda: None)
+        self._trees = TreeWriter(self._writer, metadata, self._check)
+        # Entries after which all shall stop.
+        self.steps = 99
 
     def write(self, run: list[Entry], tree: range) -> list[int] | None:
         return self._trees.write(run, tree, memoryview(PACK))
+
+    def _check(self) -> None:
+        if not self.steps:
+            raise CancelledError("cancelled")
+        self.steps -= 1
 
     def close(self) -> None:
         self._writer.close()
@@ -81,12 +88,31 @@ def test_a_tree_is_put_in_its_place_with_all_metadata(place: Place) -> None:
     assert list(place.work.iterdir()) == []
 
 
+def test_what_follows_a_deep_directory_lies_where_it_belongs(place: Place) -> None:
+    paths = (b"d/e/f/g/h", b"d/e/i", b"d/e/j/k/l", b"d/e/j/m")
+    folders = [b"d/e", b"d/e/f", b"d/e/f/g", b"d/e/j", b"d/e/j/k"]
+    run = sorted([*map(directory, folders), *map(file, paths)], key=lambda entry: order(entry.path))
+    assert place.write([owned(entry) for entry in run], range(len(run))) is not None
+    assert {os.fsencode(path.relative_to(place.root)) for path in place.root.rglob("*") if path.is_file()} == set(paths)
+
+
 def test_a_directory_that_gets_further_names_is_left_without_metadata(place: Place) -> None:
     run = [*RUN, owned(hard_link(b"d/e/z", b"d/e/a"))]
     finished = place.write(run, range(len(run)))
     assert finished is not None
     assert 0 not in finished
     assert not (place.root / "d/e/z").exists()
+
+
+def test_a_user_leaves_a_directory_open_that_would_shut_him_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    place = Place(tmp_path / "target", tmp_path / "work")
+    monkeypatch.undo()
+    assert place.write(RUN, range(len(RUN))) == [0]
+    assert stat.S_IMODE((place.root / "d/e/f").stat().st_mode) == 0o700, "and open to nobody else"
+    place.close()
 
 
 def test_a_place_that_is_taken(place: Place) -> None:
@@ -120,3 +146,13 @@ def test_an_error_names_the_entry(place: Place) -> None:
     with pytest.raises(LocalIoError, match=r"d/e/nnn.* cannot be written"):
         place.write(run, range(2))
     assert not (place.root / "d" / "e").exists()
+
+
+def test_it_can_be_broken_off_and_holds_nothing_open(place: Place) -> None:
+    place.write([owned(directory(b"d/a"))], range(1))
+    before = len(os.listdir("/proc/self/fd"))
+    place.steps = 3
+    with pytest.raises(CancelledError):
+        place.write(RUN, range(len(RUN)))
+    assert not (place.root / "d" / "e").exists()
+    assert len(os.listdir("/proc/self/fd")) == before
