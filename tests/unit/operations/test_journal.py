@@ -208,7 +208,23 @@ async def test_a_journal_of_the_second_schema(tmp_path: Path) -> None:
         )
     upgraded = Journal(str(tmp_path))
     await upgraded.open()
-    assert [(one.name, one.begun, one.keeps_work) for one in await upgraded.unfinished()] == [("left", "s", False)]
+    [left] = await upgraded.unfinished()
+    assert (left.name, left.begun, left.had_credentials, left.keeps_work) == ("left", "s", False, False)
+    await upgraded.close()
+
+
+async def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.executescript(journal_module._SCHEMA + journal_module._SCHEMA_2 + "PRAGMA user_version = 2;")
+        # Its name is the one that the upgrade wants in the end.
+        db.execute("CREATE TABLE records (number INTEGER)")
+    upgraded = Journal(str(tmp_path))
+    with pytest.raises(JournalError, match="records"):
+        await upgraded.open()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("DROP TABLE records")
+    await upgraded.open()
+    assert await upgraded.unfinished() == []
     await upgraded.close()
 
 

@@ -298,6 +298,27 @@ async def test_one_that_drains_starts_nothing(agent: Agent) -> None:
     assert await agent.manager.page(0, 10) == []
 
 
+async def test_one_that_drains_waits_until_what_it_leaves_has_stopped(agent: Agent, workspace: Path) -> None:
+    await agent.left_running(SnapshotOrder("", str(workspace)), OperationState.RUNNING, workspace)
+    await agent.manager.recover()
+    await agent.manager.drain(0, asyncio.Event())
+    [left] = await agent.journal.unfinished()
+    assert left.continuations == 0, "the agent did not die of it"
+    assert not processes_running("agent.operations.worker")
+
+
+async def test_one_that_drains_waits_until_what_it_cancels_has_stopped(tmp_path: Path) -> None:
+    (tmp_path / "ws").mkdir()
+    agent = Agent(tmp_path, 0, resume_on_start=False)
+    await agent.journal.open()
+    record = await agent.manager.start(SnapshotOrder("", str(tmp_path / "ws")))
+    await agent.manager.drain(0, asyncio.Event())
+    ended = await agent.journal.get(record.name)
+    assert ended is not None
+    assert ended.state is OperationState.CANCELLED
+    await agent.journal.close()
+
+
 async def test_an_unknown_operation(agent: Agent) -> None:
     for attempt in (agent.manager.get("x"), agent.manager.cancel("x"), anext(agent.manager.events("x"))):
         with pytest.raises(OperationNotFoundError, match="'x'"):
