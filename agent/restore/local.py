@@ -81,7 +81,8 @@ class LocalContent:
             else:
                 return _NOT_DONE
         for entry in without_content:
-            if not self._keeper.keeps(entry, job.groups):
+            # What is all hole is looked at, if times do not vouch for it.
+            if not self._keeper.keeps(entry, job.groups, memoryview(b"")):
                 self._writer.write_small(entry, memoryview(b""))
                 written += 1
             elif entry.type is EntryType.FILE:

@@ -160,7 +160,9 @@ class SegmentReuse:
         self.left = [job for job in self.left if job.chunk.id not in copied]
 
     def _keep(self, file: LargeFile, is_verified: bool) -> None:
-        if self._keeper.keeps(file.entry, self._intact_groups, is_verified=is_verified):
+        # One that is all hole is looked at, if times do not vouch for it.
+        content = None if file.entry.segments else memoryview(b"")
+        if self._keeper.keeps(file.entry, self._intact_groups, content, is_verified):
             file.is_kept = True
             self._notes.keep(1, file.entry.data_size)
 
