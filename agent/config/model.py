@@ -93,7 +93,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
         staging_size                     chunks on their way: in the staging folder (s5cmd; on tmpfs it is memory),
                                          or in reused memory (stream; directory when it restores), there at most 257 MiB
                                          (half of it for each of both, while ``auto`` compares them)
-        + workers * (64 + 16 + 32 MiB)   one pack, four blocks of a segment and the process itself, each worker
+        + workers * (64 + 8 + 32 MiB)    one pack, two LZ4 blocks and the process itself, each worker
         + 64 MiB                         the process itself and the manifest's current sections
         + at most 64 MiB                 the files of a target that is not empty, before anything is fetched
         + about 2 MiB * connections      s5cmd; stream: 0.1 MiB * connections

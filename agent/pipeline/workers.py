@@ -10,7 +10,7 @@ import msgspec
 FEWEST = 2
 MOST = 8
 
-WORKER_BYTES = 112 << 20
+WORKER_BYTES = 104 << 20
 """The memory of one worker at most, see ``agent.config.model.TransferConfig``."""
 
 MEMORY_SHARE = 4

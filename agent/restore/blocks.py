@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 
-from agent.pipeline.memory import anonymous
 from agent.repository.frame import BLOCK_SIZE
 
 WRITES_AT_ONCE = 3
@@ -16,11 +15,17 @@ Direct writes wait for the disk: beside a store on the same two cores a restore 
 
 
 class Blocks:
-    """Blocks of memory that are used in turn. One per thread."""
+    """Blocks of memory that are used in turn. One per thread.
 
-    def __init__(self) -> None:
-        self._turns = itertools.cycle([anonymous(BLOCK_SIZE) for _ in range(WRITES_AT_ONCE + 1)])
+    Args:
+        memory: what they are cut from; ``WRITES_AT_ONCE`` + 1 of them, or as many as it has room for.
+        size: bytes of one.
+    """
+
+    def __init__(self, memory: memoryview, size: int = BLOCK_SIZE) -> None:
+        count = min(len(memory) // size, WRITES_AT_ONCE + 1)
+        self._turns = itertools.cycle([memory[number * size : (number + 1) * size] for number in range(count)])
 
     def next(self) -> memoryview:
-        """Returns a block; it is nobody else's until ``WRITES_AT_ONCE`` more were asked for."""
+        """Returns a block; it is nobody else's until all others were asked for."""
         return next(self._turns)

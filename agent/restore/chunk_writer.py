@@ -30,6 +30,9 @@ from agent.restore.tree_writer import TreeWriter
 from agent.restore.writer import Writer
 from agent.storage.engine import Incoming
 
+SMALL_BLOCK = 1 << 20
+"""Bytes of a small file that are read at once."""
+
 
 class ChunkWriting(Protocol):
     """Whatever does the tasks of one thread."""
@@ -72,10 +75,13 @@ class ChunkWriter:
         is_whole = comparing is Comparing.NOT and selection.everything
         trees = TreeWriter(writer, metadata, check) if is_whole else None
         self._packs = PackWriter(manifest, selection, writer, keeper, trees, check)
-        # The same memory, whether content arrives or is in the target already.
-        room, blocks = anonymous(MAX_CHUNK_SIZE), Blocks()
+        # One task at a time: a pack has all of the room, or the blocks of a segment pass through it.
+        room = anonymous(MAX_CHUNK_SIZE)
+        blocks = Blocks(room)
         reader = ContentReader(blocks, check)
-        builder = PackBuilder(manifest, keeper, reader, room)
+        # It reads small files into a pack, block by block.
+        small_reader = ContentReader(Blocks(anonymous(SMALL_BLOCK), SMALL_BLOCK), check)
+        builder = PackBuilder(manifest, keeper, small_reader, room)
         self._segments = SegmentWriter(writer, check)
         self._local = LocalContent(
             manifest, selection, comparing, keeper, writer, self._packs, self._segments, builder, reader

@@ -322,10 +322,15 @@ class Writer:
                 os.close(fd)
 
         is_direct = self.bypasses_cache and entry.data_size >= DIRECT_BYTES
-        if is_direct:
-            self._behind.do(fill)
-        else:
+        if not is_direct:
             fill()
+            return
+        try:
+            self._behind.do(fill)
+        except BaseException:
+            # An earlier file has failed, and this one was not begun.
+            os.close(fd)
+            raise
 
     def _make_node(self, name: bytes, kind: int, device: int, folder_fd: int, entry: Entry) -> bool:
         try:

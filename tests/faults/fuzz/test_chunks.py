@@ -19,7 +19,8 @@ from tests.support.fuzz import fuzz
 from tests.support.mutate import mutated
 
 EACH = 40
-DECODER = Decoder(anonymous(MAX_CHUNK_SIZE), Blocks())
+ROOM = anonymous(MAX_CHUNK_SIZE)
+DECODER = Decoder(ROOM, Blocks(ROOM))
 SEEDS = st.integers(0, 2**64 - 1)
 
 

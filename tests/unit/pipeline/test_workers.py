@@ -10,7 +10,7 @@ from agent.pipeline.workers import WORKER_BYTES, choose_workers, free_memory, us
 
 GIB = 1 << 30
 TOLD = "; [transfer] workers would say otherwise"
-SHORT = "all may take a quarter of the {} MiB of free memory, and each takes up to 112; 16 cores"
+SHORT = "all may take a quarter of the {} MiB of free memory, and each takes up to 104; 16 cores"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ SHORT = "all may take a quarter of the {} MiB of free memory, and each takes up 
         (0, 5, 8 * GIB, 5, "one for each core, on 5 cores" + TOLD),
         (0, 8, 8 * GIB, 8, "one for each core, on 8 cores" + TOLD),
         (0, 16, 8 * GIB, 8, "at most eight, on 16 cores" + TOLD),
-        (0, 16, 4 * 3 * WORKER_BYTES, 3, SHORT.format(1344) + TOLD),
+        (0, 16, 4 * 3 * WORKER_BYTES, 3, SHORT.format(1248) + TOLD),
         (0, 16, GIB // 10, 1, SHORT.format(102) + TOLD),
         (0, 16, 0, 8, "at most eight, on 16 cores" + TOLD),
         (1, 16, 8 * GIB, 1, "[transfer] workers = 1"),

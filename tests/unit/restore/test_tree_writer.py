@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from agent.errors import CancelledError, LocalIoError
+from agent.errors import CancelledError, LocalIoError, NoSpaceError
 from agent.pipeline.beneath import DIRECTORY_FLAGS
 from agent.pipeline.warnings import Warnings
 from agent.repository.model import Entry, order
+from agent.restore import tree_writer
 from agent.restore.metadata import Metadata
 from agent.restore.request import IfNotEmpty
+from agent.restore.segment_file import SegmentFile
 from agent.restore.target import Folders
 from agent.restore.tree_writer import TreeWriter
-from agent.restore.writer import DIRECT_BYTES, Writer
+from agent.restore.writer import DIRECT_BYTES, TreePlace, Writer
 from tests.support.forging import directory, file, hard_link, symlink
 from tests.support.pipelines import memory_folder
 
@@ -49,8 +53,8 @@ class Place:
         self._folders = Folders(os.open(root, DIRECTORY_FLAGS), os.open(work, DIRECTORY_FLAGS))
         warnings = Warnings()
         metadata = Metadata(warnings)
-        self._writer = Writer(self._folders, 0, IfNotEmpty.FAIL, metadata, True, True, warnings)
-        self._trees = TreeWriter(self._writer, metadata, self._check)
+        self.writer = Writer(self._folders, 0, IfNotEmpty.FAIL, metadata, True, True, warnings)
+        self._trees = TreeWriter(self.writer, metadata, self._check)
         # Entries after which all shall stop.
         self.steps = 99
 
@@ -63,7 +67,7 @@ class Place:
         self.steps -= 1
 
     def close(self) -> None:
-        self._writer.close()
+        self.writer.close()
         os.close(self._folders.root_fd)
         os.close(self._folders.work_fd)
 
@@ -156,3 +160,56 @@ def test_it_can_be_broken_off_and_holds_nothing_open(place: Place) -> None:
         place.write(RUN, range(len(RUN)))
     assert not (place.root / "d" / "e").exists()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def _slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets direct writes take a while."""
+    write = SegmentFile.write
+
+    def late(self: SegmentFile, start: int, content: memoryview) -> None:
+        threading.Event().wait(0.1)
+        write(self, start, content)
+
+    monkeypatch.setattr(SegmentFile, "write", late)
+
+
+DIRECT = PACK[512 : 1025 + DIRECT_BYTES]
+
+
+@pytest.mark.usefixtures("_slow_disk")
+def test_a_tree_takes_its_place_once_its_files_are_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[bytes] = []
+    move = tree_writer._move
+
+    def look(tree: TreePlace) -> bool:
+        moved.append((place.work / os.fsdecode(tree.temporary) / "f/b").read_bytes())
+        return move(tree)
+
+    monkeypatch.setattr(tree_writer, "_move", look)
+    place.write(RUN, range(len(RUN)))
+    assert moved == [DIRECT]
+
+
+@pytest.mark.usefixtures("_slow_disk")
+def test_a_file_takes_its_place_once_it_is_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed: list[bytes] = []
+    rename = os.rename
+
+    def look(source: bytes, target: bytes, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        renamed.append((place.work / os.fsdecode(source)).read_bytes())
+        rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    monkeypatch.setattr(os, "rename", look)
+    place.writer.write_small(owned(file(b"b", 512, DIRECT_BYTES + 513)), memoryview(DIRECT))
+    assert renamed == [DIRECT]
+
+
+def test_a_file_that_cannot_be_written_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: SegmentFile, start: int, content: memoryview) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(SegmentFile, "write", full)
+    with pytest.raises(NoSpaceError, match="d/e/f/b cannot be written"):
+        place.write(RUN, range(len(RUN)))
+    assert list(place.root.rglob("b")) == []
