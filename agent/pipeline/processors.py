@@ -21,12 +21,14 @@ class Reading(msgspec.Struct, frozen=True):
     Attributes:
         time: by the monotonic clock.
         idle: what the processors were idle for, added up; infinite if nobody knows.
+        processors: how many this process may use.
         used: what the control group has used of them; 0 if it has no quota.
         quota: processors that the control group may use at once; infinite if it has no quota.
     """
 
     time: float
     idle: float
+    processors: int = 1
     used: float = 0.0
     quota: float = math.inf
 
@@ -39,19 +41,24 @@ def idle_seconds(before: Reading, after: Reading) -> float:
     return max(min(after.idle - before.idle, quota - (after.used - before.used)), 0.0)
 
 
+def usable_seconds(before: Reading, after: Reading) -> float:
+    """Returns the processor seconds that could be used between two readings. Pure."""
+    return min(after.processors, after.quota) * (after.time - before.time)
+
+
 def read_processors(stat: Path = _STAT, group: Path | None = None) -> Reading:
     """Reads how much the processors have been idle up to now."""
-    group = group or own_group()
+    group, usable = group or own_group(), os.sched_getaffinity(0)
     try:
-        idle = _idle(stat.read_text(encoding="ascii"), os.sched_getaffinity(0))
+        idle = _idle(stat.read_text(encoding="ascii"), usable)
     except (OSError, ValueError, IndexError):
         idle = math.inf
     try:
         most, period = (group / "cpu.max").read_text(encoding="ascii").split()
         used = dict(line.split() for line in (group / "cpu.stat").read_text(encoding="ascii").splitlines())
-        return Reading(time.monotonic(), idle, int(used["usage_usec"]) / 1e6, int(most) / int(period))
+        return Reading(time.monotonic(), idle, len(usable), int(used["usage_usec"]) / 1e6, int(most) / int(period))
     except (OSError, ValueError, KeyError):
-        return Reading(time.monotonic(), idle)
+        return Reading(time.monotonic(), idle, len(usable))
 
 
 def _idle(stat: str, processors: set[int]) -> float:

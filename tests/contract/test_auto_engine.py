@@ -244,7 +244,7 @@ class Processors:
 
     def read(self) -> Reading:
         self.time += 1.0
-        self.idle += 0.0 if self.is_busy else 1.0
+        self.idle += 0.2 if self.is_busy else 1.0
         return Reading(self.time, self.idle)
 
 

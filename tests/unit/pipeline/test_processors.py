@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.pipeline.processors import Reading, idle_seconds, read_processors
+from agent.pipeline.processors import Reading, idle_seconds, read_processors, usable_seconds
 
 STAT = """cpu  100 0 100 9999 9999 0 0 0 0 0
 cpu0 10 0 10 {idle} {waiting} 0 0 0 0 0
@@ -30,7 +30,7 @@ def stat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_only_processors_that_may_be_used_count(stat: Path, tmp_path: Path) -> None:
     reading = read_processors(stat, tmp_path)
-    assert (reading.idle, reading.used, reading.quota) == (8.0, 0.0, math.inf)
+    assert (reading.idle, reading.processors, reading.used, reading.quota) == (8.0, 2, 0.0, math.inf)
 
 
 def test_a_quota_is_read(stat: Path, tmp_path: Path) -> None:
@@ -59,6 +59,11 @@ def test_the_machine_or_the_quota_leaves_less() -> None:
     assert idle_seconds(before, Reading(12.0, 8.0, used=3.0, quota=1.5)) == 1.0
     assert idle_seconds(before, Reading(12.0, 5.5, used=1.0, quota=1.5)) == 0.5
     assert idle_seconds(before, Reading(12.0, 8.0, used=4.5, quota=1.5)) == 0.0
+
+
+def test_the_processors_or_the_quota_can_be_used() -> None:
+    assert usable_seconds(Reading(10.0, 0.0, 4), Reading(12.0, 0.0, 4)) == 8.0
+    assert usable_seconds(Reading(10.0, 0.0, 4, quota=1.5), Reading(12.0, 0.0, 4, quota=1.5)) == 3.0
 
 
 def test_the_kernel_is_understood() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.pipeline.processors import Reading
-from agent.storage.spare import EXTRA_SECONDS, LOOK_BYTES, LOOK_SECONDS, SpareTime
+from agent.storage.spare import EXTRA_SECONDS, IDLE_SHARE, LOOK_BYTES, LOOK_SECONDS, SpareTime
 
 GB = 10**9
 
@@ -20,6 +20,13 @@ def looks(*steps: tuple[float, int, float]) -> list[bool]:
 @pytest.mark.parametrize(("share", "suffices"), [(0.9, False), (1.1, True)])
 def test_what_s5cmd_takes_more_must_be_idle(share: float, suffices: bool) -> None:
     assert looks((0.0, 0, 5.0), (1.0, GB, 5.0 + share * EXTRA_SECONDS)) == [False, suffices]
+
+
+@pytest.mark.parametrize(("share", "suffices"), [(0.9, False), (1.1, True)])
+def test_a_part_of_the_processors_must_be_idle_however_little_is_moved(share: float, suffices: bool) -> None:
+    readings = iter([Reading(0.0, 5.0, 8), Reading(10.0, 5.0 + share * IDLE_SHARE * 80, 8)])
+    spare = SpareTime(lambda: next(readings))
+    assert [spare.suffices(0.0, 0), spare.suffices(10.0, LOOK_BYTES)] == [False, suffices]
 
 
 def test_each_look_is_at_what_was_since_the_last_one() -> None:
