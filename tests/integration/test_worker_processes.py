@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import os
+import random
 import shutil
 import signal
 import tempfile
@@ -17,6 +20,10 @@ import pytest
 from agent.errors import CancelledError, DataLossError, WorkerCrashedError
 from agent.events import ChunkFinished, PipelineEvent, ScanTotals
 from agent.pipeline.worker_processes import WorkerProcesses
+from agent.restore.hands import Hands
+from agent.restore.large import Hand
+from agent.restore.request import IfNotEmpty
+from agent.restore.task import LocalTask, PackBuild, SegmentCopy, Written
 from tests.support.pipelines import memory_folder
 from tests.support.processes import processes_running
 from tests.support.saved import LARGE, VARIED_TREE, Saved
@@ -207,3 +214,45 @@ def test_warnings_of_workers_reach_the_manifest(folder: Path) -> None:
     warnings = saved.pipelines.repository.warnings(result.snapshot_id, 10)
     assert [(warning.reason, warning.path) for warning in warnings] == [("FILE_VANISHED", b"a")]
     assert saved.pipelines.warned() == {"FILE_VANISHED": {b"a"}}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_worker_that_is_killed_while_it_copies_within_the_target(
+    folder: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had written of a pack may have taken the place of what the pack was built from."""
+    chance = random.Random(seed)
+    small = [File(b"%d/small-%03d" % (number % 2, number), Seeded(4000, seed=number)) for number in range(400)]
+    saved = with_workers(Saved(folder, [*small, *MANY]))
+    saved.restore()
+    for one, other in ((b"0", b"1"), *((b"large-%03d" % number, b"large-%03d" % (number + 1)) for number in range(99))):
+        swap(saved.target / os.fsdecode(one), saved.target / os.fsdecode(other))
+    for number in range(100):
+        os.utime(saved.target / f"large-{number:03}")
+    # A chunk over which three processes die is given up.
+    tasks = {0, chance.randrange(1, 60)}
+    killed: list[int] = []
+    done = itertools.count()
+    do = Hands.do
+
+    def kill() -> None:
+        for pid in workers_running():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    def do_and_kill(self: Hands, hand: Hand, task: LocalTask) -> Written:
+        if isinstance(task, PackBuild | SegmentCopy) and next(done) in tasks:
+            threading.Timer(chance.random() * 0.02, kill).start()
+        return do(self, hand, task)
+
+    monkeypatch.setattr(Hands, "do", do_and_kill)
+    saved.restore(IfNotEmpty.MIRROR)
+    assert saved.differences() == []
+    assert killed
+
+
+def swap(one: Path, other: Path) -> None:
+    one.rename(one.with_name("moved"))
+    other.rename(one)
+    one.with_name("moved").rename(other)
