@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from agent.events import ChunkKind, OperationResult
@@ -23,9 +22,9 @@ from agent.restore.task import LocalTask, SegmentCopy, SegmentDigest, Written
 from tests.support.children import needs_root
 from tests.support.disks import Disk
 from tests.support.forging import chunk, directory, file, store_snapshot
-from tests.support.pipelines import Pipelines, leftovers, memory_folder
+from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.saved import Saved
-from tests.support.trees import File, Node, Seeded, Sparse, facts
+from tests.support.trees import File, Node, Seeded, Sparse
 
 OVERWRITE, MIRROR = IfNotEmpty.OVERWRITE, IfNotEmpty.MIRROR
 
@@ -42,13 +41,7 @@ def over(
     saved: Saved, *paths: bytes, mode: IfNotEmpty = MIRROR, checksum: bool = False, workers: int = 1
 ) -> OperationResult:
     """Restores over what is there; the target is then as the workspace was, and nothing outside was touched."""
-    pipelines = saved.pipelines
-    pipelines.transfer = msgspec.structs.replace(pipelines.transfer, workers=workers)
-    outside = facts(os.fsencode(saved.outside))
-    target = os.fsencode(saved.target)
-    result = pipelines.restore(target, saved.id, if_not_empty=mode, paths=paths, checksum=checksum)
-    assert facts(os.fsencode(saved.outside)) == outside
-    assert leftovers(target) == []
+    result = saved.restore_over(*paths, mode=mode, checksum=checksum, workers=workers)
     if mode is MIRROR:
         assert saved.differences() == []
     return result

@@ -19,7 +19,7 @@ from agent.restore import reuse, run
 from agent.restore.links import intact_groups
 from agent.restore.request import IfNotEmpty
 from tests.support.forging import directory, file, store_snapshot
-from tests.support.pipelines import Pipelines, leftovers, memory_folder
+from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.saved import VARIED_TREE, Saved
 from tests.support.trees import (
     Fifo,
@@ -65,16 +65,10 @@ def over(
     saved: Saved, *paths: bytes, mode: IfNotEmpty = OVERWRITE, checksum: bool = False, workers: int = 1
 ) -> OperationResult:
     """Restores over what is there; nothing outside is touched, and the target is then as the workspace was."""
-    pipelines = saved.pipelines
-    pipelines.transfer = msgspec.structs.replace(pipelines.transfer, workers=workers)
-    outside = facts(os.fsencode(saved.outside))
-    target = os.fsencode(saved.target)
-    result = pipelines.restore(target, saved.id, if_not_empty=mode, paths=paths, checksum=checksum)
-    assert facts(os.fsencode(saved.outside)) == outside
-    assert leftovers(target) == []
+    result = saved.restore_over(*paths, mode=mode, checksum=checksum, workers=workers)
     # The folder above single paths is not restored, and something was made in it for a while.
     assert [line for line in saved.differences() if not (paths and line.startswith(".: modification"))] == []
-    assert result.chunks_transferred == len(pipelines.moved())
+    assert result.chunks_transferred == len(saved.pipelines.moved())
     return result
 
 

@@ -6,6 +6,9 @@ import os
 import threading
 from pathlib import Path
 
+import msgspec
+
+from agent.events import OperationResult
 from agent.repository.model import Chunk
 from agent.restore.request import IfNotEmpty
 from tests.support.pipelines import Pipelines, leftovers
@@ -65,6 +68,18 @@ class Saved:
         finally:
             assert facts(os.fsencode(self.outside)) == before
             assert leftovers(target) == []
+
+    def restore_over(
+        self, *paths: bytes, mode: IfNotEmpty, checksum: bool = False, workers: int = 1
+    ) -> OperationResult:
+        """Restores over what is there; nothing outside is touched and nothing unfinished is left."""
+        self.pipelines.transfer = msgspec.structs.replace(self.pipelines.transfer, workers=workers)
+        outside = facts(os.fsencode(self.outside))
+        target = os.fsencode(self.target)
+        result = self.pipelines.restore(target, self.id, if_not_empty=mode, paths=paths, checksum=checksum)
+        assert facts(os.fsencode(self.outside)) == outside
+        assert leftovers(target) == []
+        return result
 
     def differences(self) -> list[str]:
         """Returns what is not in the target as it was in the workspace."""
