@@ -14,6 +14,10 @@ ALIGNMENT = 4096
 """Offsets, sizes and addresses of direct writes are multiples of this, which suits every disk in use."""
 
 
+_CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
 class SegmentFile:
     """An unfinished large file that blocks are written into, in any order and by several threads.
 
@@ -62,6 +66,28 @@ class SegmentFile:
         if self._is_direct:
             _set_direct(self._fd, False)
             self._is_direct = False
+
+
+def reserve(fd: int, entry: Entry, needs_room: bool) -> None:
+    """Gives a new large file its size, and all its room where the file system can.
+
+    Args:
+        needs_room: fail if there is not so much room.
+
+    Raises:
+        OSError: it cannot have it.
+    """
+    if entry.sparse:
+        os.ftruncate(fd, entry.size)
+        return
+    try:
+        os.posix_fallocate(fd, 0, entry.size)
+    except OSError as error:
+        if error.errno not in _CANNOT_RESERVE and (needs_room or error.errno not in _FULL):
+            raise
+        # What it got of it goes back.
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, entry.size)
 
 
 def write_content(fd: int, entry: Entry, start: int, content: memoryview) -> None:

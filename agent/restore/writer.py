@@ -20,7 +20,7 @@ from agent.repository.model import Entry, EntryType
 from agent.restore.metadata import Metadata
 from agent.restore.plan import LargeFile
 from agent.restore.request import IfNotEmpty
-from agent.restore.segment_file import SegmentFile, write_content
+from agent.restore.segment_file import SegmentFile, reserve, write_content
 from agent.restore.target import Folders
 
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -29,9 +29,6 @@ _WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 DIRECT_BYTES = 128 << 10
 """Files of a pack from this size on are written past the page cache, where large files are."""
-
-_CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 FILES_BEHIND = 2
 """Files past the page cache that one thread has others write at once, while it goes on: each waits for the disk.
@@ -140,7 +137,7 @@ class Writer:
                 remove(folder_fd, name)
                 fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
                 try:
-                    _reserve(fd, file.entry, needs_room)
+                    reserve(fd, file.entry, needs_room)
                 finally:
                     os.close(fd)
             except OSError as error:
@@ -378,20 +375,6 @@ def _is_same_file(fd: int, name: bytes, other_fd: int, other: bytes) -> bool:
         return os.path.samestat(os.lstat(name, dir_fd=fd), os.lstat(other, dir_fd=other_fd))
     except FileNotFoundError:
         return False
-
-
-def _reserve(fd: int, entry: Entry, needs_room: bool) -> None:
-    if entry.sparse:
-        os.ftruncate(fd, entry.size)
-        return
-    try:
-        os.posix_fallocate(fd, 0, entry.size)
-    except OSError as error:
-        if error.errno not in _CANNOT_RESERVE and (needs_room or error.errno not in _FULL):
-            raise
-        # What it got of it goes back.
-        os.ftruncate(fd, 0)
-        os.ftruncate(fd, entry.size)
 
 
 def cannot_write(entry: Entry, error: OSError) -> Exception:
