@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -49,11 +49,16 @@ class PackWriter:
             GpusnapError: an entry cannot be written; the message names it.
         """
         tally = _Tally()
-        if self._trees is None:
-            chosen = itertools.chain(entries_of(self._manifest, self._selection, job), job.extra)
-            self._one_by_one(chosen, job, raw, tally)
-        else:
-            self._by_trees(self._trees, job, raw, tally)
+        try:
+            if self._trees is None:
+                chosen = itertools.chain(entries_of(self._manifest, self._selection, job), job.extra)
+                self._one_by_one(chosen, job, raw, tally)
+            else:
+                self._by_trees(self._trees, job, raw, tally)
+            self._writer.finish()
+        finally:
+            # Nobody reads the pack after this.
+            self._writer.settle()
         return tally.written()
 
     def _by_trees(self, trees: TreeWriter, job: PackJob, raw: memoryview, tally: _Tally) -> None:
@@ -62,14 +67,22 @@ class PackWriter:
         for tree in whole_trees(run):
             self._one_by_one(run[start : tree.start], job, raw, tally)
             start = tree.stop
-            entries = run[tree.start : tree.stop]
-            finished = trees.write(run, tree, raw)
+            self._write_tree(trees, run, tree, job, raw, tally)
+        self._one_by_one(run[start:], job, raw, tally)
+
+    def _write_tree(
+        self, trees: TreeWriter, run: Sequence[Entry], tree: range, job: PackJob, raw: memoryview, tally: _Tally
+    ) -> None:
+        entries = run[tree.start : tree.stop]
+
+        def done(finished: list[int] | None) -> None:
             if finished is None:
                 self._one_by_one(entries, job, raw, tally)
             else:
                 tally.directories += finished
                 tally.count(entry for entry in entries if entry.type not in WITHOUT_CONTENT)
-        self._one_by_one(run[start:], job, raw, tally)
+
+        trees.write(run, tree, raw, done)
 
     def _one_by_one(self, entries: Iterable[Entry], job: PackJob, raw: memoryview, tally: _Tally) -> None:
         for entry in entries:

@@ -13,6 +13,10 @@ from agent.repository.model import Entry, EntryType
 from agent.restore.metadata import Metadata
 from agent.restore.writer import TreePlace, Writer, cannot_write
 
+Done = Callable[[list[int] | None], None]
+"""Gets the places of the directories of a tree that have their metadata; ``None`` if the tree could not be put in its
+place as a whole, and nothing was written."""
+
 _TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
@@ -42,17 +46,14 @@ class TreeWriter:
         self._check = check
         self._is_root = os.geteuid() == 0
 
-    def write(self, run: Sequence[Entry], tree: range, raw: memoryview) -> list[int] | None:
-        """Writes a tree.
+    def write(self, run: Sequence[Entry], tree: range, raw: memoryview, done: Done) -> None:
+        """Writes a tree; it is done once all its files are whole, at the latest with ``Writer.finish``.
 
         Args:
             run: entries in archive order.
             tree: the places of the tree's entries in it, as ``whole_trees`` gives them.
-            raw: the pack.
-
-        Returns:
-            The places of the directories that have their metadata; ``None`` if the tree cannot be put in its place
-            as a whole, and nothing was written.
+            raw: the pack, which must stay until then.
+            done: called then.
 
         Raises:
             GpusnapError: an entry cannot be written; the message names it.
@@ -62,21 +63,32 @@ class TreeWriter:
         try:
             place = self._writer.tree_place(top.path)
             if place is None:
-                return None
-            levels.append(self._enter(place.work_fd, place.temporary, tree.start, top))
-            finished = self._fill(run, tree, raw, levels)
-            self._writer.finish()
-            if not _move(place):
-                return None
-            # Only now: on some file systems a move changes the time of what is moved.
-            self._leave(levels, finished)
-            return finished
+                done(None)
+                return
+            try:
+                levels.append(self._enter(place.work_fd, place.temporary, tree.start, top))
+                finished = self._fill(run, tree, raw, levels)
+            except BaseException:
+                _close(place, levels)
+                raise
         except OSError as error:
             raise cannot_write(top, error) from error
-        finally:
-            self._writer.settle()
-            for level in levels:
-                os.close(level.fd)
+
+        def move(is_whole: bool) -> None:
+            try:
+                if not is_whole:
+                    return
+                is_moved = _move(place)
+                if is_moved:
+                    # Only now: on some file systems a move changes the time of what is moved.
+                    self._leave(levels, finished)
+            except OSError as error:
+                raise cannot_write(top, error) from error
+            finally:
+                _close(place, levels)
+            done(finished if is_moved else None)
+
+        self._writer.then(move)
 
     def _fill(self, run: Sequence[Entry], tree: range, raw: memoryview, levels: list[_Level]) -> list[int]:
         """Makes everything below the topmost directory."""
@@ -114,6 +126,12 @@ class TreeWriter:
             self._metadata.apply(level.fd, level.entry, is_ours=True)
             finished.append(level.place)
         os.close(levels.pop().fd)
+
+
+def _close(place: TreePlace, levels: Sequence[_Level]) -> None:
+    for level in levels:
+        os.close(level.fd)
+    os.close(place.parent_fd)
 
 
 def _move(place: TreePlace) -> bool:

@@ -22,7 +22,7 @@ from agent.restore.metadata import Metadata
 from agent.restore.request import IfNotEmpty
 from agent.restore.segment_file import SegmentFile
 from agent.restore.target import Folders
-from agent.restore.tree_writer import TreeWriter
+from agent.restore.tree_writer import Done, TreeWriter
 from agent.restore.writer import DIRECT_BYTES, TreePlace, Writer
 from tests.support.forging import directory, file, hard_link, symlink
 from tests.support.pipelines import memory_folder
@@ -58,8 +58,18 @@ class Place:
         # Entries after which all shall stop.
         self.steps = 99
 
+    def begin(self, run: list[Entry], tree: range, done: Done) -> None:
+        self._trees.write(run, tree, memoryview(PACK), done)
+
     def write(self, run: list[Entry], tree: range) -> list[int] | None:
-        return self._trees.write(run, tree, memoryview(PACK))
+        finished: list[list[int] | None] = []
+        try:
+            self.begin(run, tree, finished.append)
+            self.writer.finish()
+        finally:
+            self.writer.settle()
+        (found,) = finished
+        return found
 
     def _check(self) -> None:
         if not self.steps:
@@ -175,6 +185,7 @@ def _slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 DIRECT = PACK[512 : 1025 + DIRECT_BYTES]
+BIG = owned(file(b"b", 512, DIRECT_BYTES + 513))
 
 
 @pytest.mark.usefixtures("_slow_disk")
@@ -201,8 +212,67 @@ def test_a_file_takes_its_place_once_it_is_whole(place: Place, monkeypatch: pyte
         rename(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(os, "rename", look)
-    place.writer.write_small(owned(file(b"b", 512, DIRECT_BYTES + 513)), memoryview(DIRECT))
+    place.writer.write_small(BIG, memoryview(DIRECT))
+    place.writer.finish()
     assert renamed == [DIRECT]
+
+
+@pytest.mark.usefixtures("_slow_disk")
+def test_what_follows_does_not_wait_for_the_disk(place: Place) -> None:
+    finished: list[list[int] | None] = []
+    other = [owned(directory(b"d/x")), owned(file(b"d/x/y", 0, 100))]
+    place.begin(RUN, range(len(RUN)), finished.append)
+    place.writer.write_small(BIG, memoryview(DIRECT))
+    place.begin(other, range(2), finished.append)
+    assert finished == []
+    assert os.listdir(place.root / "d") == []
+    # What needs no wait has its place at once, even where the folder of what waits was left.
+    for number in range(80):
+        path = b"%d/a/b" % number
+        place.writer.write_small(owned(file(path, 0, 1)), memoryview(b"x"))
+        assert (place.root / os.fsdecode(path)).read_bytes() == b"x"
+    place.writer.finish()
+    assert len(finished) == 2
+    assert None not in finished
+    assert (place.root / "d/e/f/b").read_bytes() == (place.root / "b").read_bytes() == DIRECT
+    assert (place.root / "d/x/y").read_bytes() == PACK[:100]
+    assert list(place.work.iterdir()) == []
+
+
+def test_after_an_error_nothing_that_waited_takes_its_place(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_second_there = threading.Event()
+
+    def full(self: SegmentFile, start: int, content: memoryview) -> None:
+        assert is_second_there.wait(30)
+        raise OSError(errno.ENOSPC, "full")
+
+    place.write([owned(directory(b"d/a"))], range(1))
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(SegmentFile, "write", full)
+    place.writer.write_small(BIG, memoryview(DIRECT))
+    place.begin([owned(directory(b"d/x")), owned(file(b"d/x/y", 0, 100))], range(2), lambda _: pytest.fail("done"))
+    is_second_there.set()
+    with pytest.raises(NoSpaceError, match="b cannot be written"):
+        place.writer.finish()
+    place.writer.settle()
+    assert os.listdir(place.root / "d") == ["a"]
+    assert not (place.root / "b").exists()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_direct_file_on_another_file_system(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=memory_folder()) as work:
+        if os.stat(work).st_dev == tmp_path.stat().st_dev:
+            pytest.skip("there is only one file system")
+        place = Place(tmp_path / "target", Path(work))
+        before = len(os.listdir("/proc/self/fd"))
+        place.writer.write_small(owned(file(b"d/b", 512, DIRECT_BYTES + 513)), memoryview(DIRECT))
+        place.writer.finish()
+        assert (place.root / "d/b").read_bytes() == DIRECT
+        assert os.listdir(place.root / "d") == ["b"]
+        assert os.listdir(work) == []
+        assert len(os.listdir("/proc/self/fd")) <= before + 1, "the folder that was written into last"
+        place.close()
 
 
 def test_a_file_that_cannot_be_written_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
