@@ -20,6 +20,7 @@ KEYS: Mapping[str, Reader] = MappingProxyType(
         "agent.log_level": values.word("debug", "info", "warning", "error"),
         "agent.drain_seconds": values.seconds(0, 3600),
         "agent.resume_on_start": values.yes_or_no,
+        "agent.standby": values.yes_or_no,
         "transfer.engine": values.one_of(EngineChoice),
         "transfer.connections": values.whole(1, 1024),
         # Two chunks of 64 MiB at least, or the pipeline would stand still while one is moved.

@@ -24,6 +24,8 @@ from agent.metrics import Metrics, MetricsServer
 from agent.operations.journal import Journal
 from agent.operations.manager import OperationManager
 from agent.operations.measured import MeasuredStores
+from agent.operations.standby import WORKERS, Standby
+from agent.pipeline.workers import worker_count
 from agent.rpc.queries import Queries
 from agent.rpc.server import AgentServer
 from agent.rpc.service import AgentFacts, SnapshotAgentService
@@ -64,7 +66,8 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
         metrics_address = _serve_metrics(config.agent, metrics, stack)
         measured = MeasuredStores(state.path)
         await measured.load()
-        manager = OperationManager(config, journal, metrics.observe, state.workers_lock, measured)
+        processes = Standby(state.workers_lock, _waiting_workers(config))
+        manager = OperationManager(config, journal, metrics.observe, processes, measured)
         queries = Queries(config)
         stack.callback(queries.close)
         facts = await asyncio.to_thread(_facts, config, metrics_address)
@@ -85,6 +88,15 @@ async def _serve(config: Config, environ: Mapping[str, str]) -> int:
     _log.info("gpusnap-agent ended")
     end_within(THREADS_SECONDS)
     return 0
+
+
+def _waiting_workers(config: Config) -> int | None:
+    """Returns how many worker processes wait with the process that is kept ready; ``None`` if none is."""
+    if not config.agent.standby:
+        return None
+    # A single worker works in the operation's own process.
+    count = min(worker_count(config.transfer.workers), WORKERS)
+    return count if count > 1 else 0
 
 
 async def _drain(

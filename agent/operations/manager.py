@@ -43,6 +43,7 @@ from agent.operations.process import SILENCE_SECONDS
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
 from agent.operations.recovery import continued, end_instead, goes_on_with, keeps_work, reopened
 from agent.operations.request import Request
+from agent.operations.standby import Standby
 from agent.operations.states import follow
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
@@ -64,7 +65,7 @@ class OperationManager:
         config: the agent's configuration.
         journal: the open journal.
         observer: told of each event of each operation.
-        workers_lock: a file descriptor that the processes of operations hold for as long as they live.
+        processes: where operations get their processes.
         measured: what is known of the transfer engines.
         silence_seconds: how long the process of an operation may give no sign of life.
     """
@@ -74,14 +75,14 @@ class OperationManager:
         config: Config,
         journal: Journal,
         observer: Observer,
-        workers_lock: int,
+        processes: Standby,
         measured: MeasuredStores,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._config = config
         self._journal = journal
         self._observer = observer
-        self._workers_lock = workers_lock
+        self._processes = processes
         self._measured = measured
         self._silence_seconds = silence_seconds
         self._live: dict[str, LiveOperation] = {}
@@ -107,6 +108,7 @@ class OperationManager:
             completed = end_instead(record, self._config.agent.resume_on_start) or await self._continue(record)
             if completed is not None:
                 await self._end_left(record, completed)
+        self._prepare()
 
     async def tidy(self) -> None:
         """Removes, until it is cancelled, what failed restores have left and nobody has gone on with for long."""
@@ -209,6 +211,7 @@ class OperationManager:
                 await operation.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
+        await self._processes.close()
 
     async def _known(self, order: Order) -> OperationRecord | None:
         """Returns the operation that the order's request id has started before."""
@@ -316,7 +319,7 @@ class OperationManager:
 
     def _launch(self, record: OperationRecord, request: Request) -> LiveOperation:
         observer = functools.partial(self._observe, request.storage)
-        operation = LiveOperation(record, request, self._journal, observer, self._workers_lock, self._silence_seconds)
+        operation = LiveOperation(record, request, self._journal, observer, self._processes, self._silence_seconds)
         self._live[record.name] = operation
         self._hold(asyncio.ensure_future(self._run(record.name, operation)))
         return operation
@@ -349,3 +352,9 @@ class OperationManager:
                 self._ended[name] = (operation.record, operation.log)
                 while len(self._ended) > LOGS_KEPT:
                     self._ended.popitem(last=False)
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Has a process kept ready for the next operation, once that takes nothing from one that runs."""
+        if not self._live and not self._draining:
+            self._processes.prepare()

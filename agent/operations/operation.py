@@ -26,7 +26,7 @@ from agent.operations import leftovers
 from agent.operations.bounds import bounded_error
 from agent.operations.hub import EventLog
 from agent.operations.journal import Journal
-from agent.operations.process import SILENCE_SECONDS, WorkerEnd, run_worker
+from agent.operations.process import SILENCE_SECONDS, WorkerEnd
 from agent.operations.record import LoggedEvent, OperationRecord
 from agent.operations.recovery import (
     ATTEMPTS,
@@ -38,6 +38,7 @@ from agent.operations.recovery import (
     taking_up,
 )
 from agent.operations.request import Request
+from agent.operations.standby import Standby
 from agent.operations.states import follow
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class LiveOperation:
         request: what its process is to do.
         journal: where its end is written.
         observer: told of each event.
-        workers_lock: a file descriptor that the process holds for as long as it lives.
+        processes: where it gets its process.
         silence_seconds: how long the process may give no sign of life.
     """
 
@@ -64,14 +65,14 @@ class LiveOperation:
         request: Request,
         journal: Journal,
         observer: Observer,
-        workers_lock: int,
+        processes: Standby,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self._record = record
         self._request = request
         self._journal = journal
         self._observer = observer
-        self._workers_lock = workers_lock
+        self._processes = processes
         self._silence_seconds = silence_seconds
         self._cancel = asyncio.Event()
         self._interrupt = asyncio.Event()
@@ -152,14 +153,9 @@ class LiveOperation:
                 self._move(OperationState.RUNNING)
                 await self._write()
             request = taking_up(self._request, self._record)
-            return await run_worker(
-                self._record.name,
-                request,
-                self._take,
-                self._cancel,
-                self._interrupt,
-                self._workers_lock,
-                silence_seconds=self._silence_seconds,
+            process = await self._processes.take()
+            return await process.perform(
+                self._record.name, request, self._take, self._cancel, self._interrupt, self._silence_seconds
             )
         finally:
             await asyncio.to_thread(leftovers.remove_staging, staging)

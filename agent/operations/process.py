@@ -94,10 +94,10 @@ class WorkerEnd(msgspec.Struct, frozen=True):
 class _Protocol(asyncio.SubprocessProtocol):
     """Splits what the process writes into lines and notices its end."""
 
-    def __init__(self, name: str, on_event: OnEvent) -> None:
+    def __init__(self) -> None:
         loop = asyncio.get_running_loop()
-        self._name = name
-        self._on_event = on_event
+        self._name = "standby"
+        self._on_event: OnEvent = lambda event: None
         self._messages = LineSplitter(MAX_MESSAGE)
         self._log_lines = LineSplitter(MAX_LOG_LINE)
         self._garbage = 0
@@ -109,6 +109,11 @@ class _Protocol(asyncio.SubprocessProtocol):
         self.heard = 0
         """How often it has written anything."""
         self._stdin: asyncio.WriteTransport | None = None
+
+    def serve(self, name: str, on_event: OnEvent) -> None:
+        """Says whose process it is from now on."""
+        self._name = name
+        self._on_event = on_event
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         pipe = cast("asyncio.SubprocessTransport", transport).get_pipe_transport(0)
@@ -160,35 +165,76 @@ class _Protocol(asyncio.SubprocessProtocol):
             self._stdin.write(b"\n")
 
 
-async def run_worker(
-    name: str,
-    request: Request,
-    on_event: OnEvent,
-    cancel: asyncio.Event,
-    kill: asyncio.Event,
-    keep_open: int,
-    program: Sequence[str] = WORKER,
-    silence_seconds: float = SILENCE_SECONDS,
-) -> WorkerEnd:
-    """Runs an operation in a process of its own until that and all its children have ended.
+class OperationProcess:
+    """A process for one operation, which may be started before there is one. Made by ``start_process``."""
+
+    def __init__(self, transport: asyncio.SubprocessTransport, protocol: _Protocol) -> None:
+        self._transport = transport
+        self._protocol = protocol
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._transport.get_pid()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is known to be dead."""
+        return self._protocol.exited.done()
+
+    async def perform(
+        self,
+        name: str,
+        request: Request,
+        on_event: OnEvent,
+        cancel: asyncio.Event,
+        kill: asyncio.Event,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> WorkerEnd:
+        """Has it do its operation; returns once it and all its children have ended.
+
+        Args:
+            name: the operation's name.
+            request: what to do, with credentials.
+            on_event: as ``OnEvent`` says.
+            cancel: set to ask the process to stop; it is killed after ``CANCEL_SECONDS``.
+            kill: set to kill it, so that it leaves what it has done so far for its continuation.
+            silence_seconds: how long it may give no sign of life; then it is killed.
+        """
+        transport, protocol = self._transport, self._protocol
+        protocol.serve(name, on_event)
+        try:
+            stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
+            stdin.write(msgspec.json.encode(request) + b"\n")
+            was_silent = await _until_end(transport, protocol, cancel, kill, silence_seconds)
+        finally:
+            await self.close()
+        return_code = transport.get_returncode()
+        return WorkerEnd(protocol.final, -signal.SIGKILL if return_code is None else return_code, was_silent)
+
+    async def close(self) -> None:
+        """Kills and reaps what is left of it."""
+        _kill_group(self.pid)
+        await asyncio.wait({self._protocol.exited}, timeout=REAP_SECONDS)
+        await asyncio.wait({self._protocol.drained}, timeout=DRAIN_SECONDS)
+        self._transport.close()
+        self._protocol.report_dropped()
+
+
+async def start_process(keep_open: int, program: Sequence[str] = WORKER) -> OperationProcess:
+    """Starts a process for an operation.
 
     Args:
-        name: the operation's name.
-        request: what to do, with credentials.
-        on_event: as ``OnEvent`` says.
-        cancel: set to ask the process to stop; it is killed after ``CANCEL_SECONDS``.
-        kill: set to kill it, so that it leaves what it has done so far for its continuation.
         keep_open: a file descriptor that the process and its worker processes hold for as long as they live.
         program: the process's command line.
-        silence_seconds: how long it may give no sign of life; then it is killed.
 
     Raises:
-        WorkerCrashedError: the process could not even be started.
+        WorkerCrashedError: it could not even be started.
     """
     loop = asyncio.get_running_loop()
     try:
         transport, protocol = await loop.subprocess_exec(
-            lambda: _Protocol(name, on_event),
+            _Protocol,
             *program,
             start_new_session=True,
             pass_fds=(keep_open,),
@@ -201,18 +247,7 @@ async def run_worker(
         )
     except OSError as error:
         raise WorkerCrashedError(f"the operation's process could not be started: {error.strerror}") from error
-    try:
-        stdin = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
-        stdin.write(msgspec.json.encode(request) + b"\n")
-        was_silent = await _until_end(transport, protocol, cancel, kill, silence_seconds)
-    finally:
-        _kill_group(transport.get_pid())
-        await asyncio.wait({protocol.exited}, timeout=REAP_SECONDS)
-        await asyncio.wait({protocol.drained}, timeout=DRAIN_SECONDS)
-        transport.close()
-        protocol.report_dropped()
-    return_code = transport.get_returncode()
-    return WorkerEnd(protocol.final, -signal.SIGKILL if return_code is None else return_code, was_silent)
+    return OperationProcess(transport, protocol)
 
 
 async def _until_end(

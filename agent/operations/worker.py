@@ -1,5 +1,7 @@
-"""The process of one operation: ``python -m agent.operations.worker``.
+"""The process of one operation: ``python -m agent.operations.worker [WORKERS]``.
 
+With a number it was started before there is an operation: it loads what any may need, and has so many worker processes
+do the same.
 It reads its request as one JSON line on stdin, writes its messages as JSON lines on stdout, ends itself when the daemon
 asks it to (SIGTERM), and dies with the daemon (the end of stdin): the next daemon continues from what it leaves. So it
 goes on after it has ``Begun`` only once the daemon has confirmed, with an empty line, that the journal says so.
@@ -7,11 +9,14 @@ goes on after it has ``Begun`` only once the daemon has confirmed, with an empty
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 
 import msgspec
 
@@ -19,11 +24,27 @@ from agent.errors import describe, is_defect
 from agent.events import Alive, Begun, Emit, Failed, OperationResult, PipelineEvent, Succeeded, WorkerMessage
 from agent.maintenance.request import PruneRequest, VerifyRequest
 from agent.operations.request import Request
+from agent.pipeline.process_name import ProcessName, name_process
+from agent.pipeline.ready import Ready
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
 
 CONFIRM_SECONDS = 10.0
 """How long the journal may take; an operation goes on without it, as it does when the journal's disk is full."""
+
+WORKERS = ("agent.restore.worker", "agent.snapshot.lookout", "agent.snapshot.worker")
+"""What worker processes that wait can become."""
+
+PIPELINES = (
+    "agent.restore.run",
+    "agent.snapshot.look_ahead",
+    "agent.snapshot.run",
+    "agent.storage.auto",
+    "agent.storage.s3",
+    "agent.storage.s5cmd",
+    "agent.storage.stream",
+)
+"""What an operation may need, and what takes a while to load."""
 
 BEAT_SECONDS = 2.0
 """Time between two signs of life; ``agent.operations.process.SILENCE_SECONDS`` is much longer."""
@@ -77,7 +98,31 @@ def main() -> int:
     """Runs one operation; the exit status is 0 whenever the last message could be written."""
     cancel = threading.Event()
     signal.signal(signal.SIGTERM, lambda _signal, _frame: cancel.set())
-    request = msgspec.json.decode(_read_line(0), type=Request)  # noqa: TID251 - from the daemon itself
+    with contextlib.closing(_made_ready(sys.argv[1:])) as ready:
+        return _serve(ready, cancel)
+
+
+def _made_ready(arguments: Sequence[str]) -> Ready:
+    if not arguments:
+        return Ready()
+    name_process(ProcessName.STANDBY)
+    try:
+        ready = Ready(WORKERS, int(arguments[0]))
+    except OSError:
+        # Whoever needs one starts it, and says why that fails.
+        ready = Ready()
+    for module in PIPELINES:
+        importlib.import_module(module)
+    return ready
+
+
+def _serve(ready: Ready, cancel: threading.Event) -> int:
+    line = _read_line(0)
+    if not line:
+        # The daemon has no operation for it any more.
+        return 0
+    name_process(ProcessName.OPERATION)
+    request = msgspec.json.decode(line, type=Request)  # noqa: TID251 - from the daemon itself
     writer = MessageWriter(_own_stdout(), cancel)
     confirmed = threading.Event()
     threading.Thread(target=_watch_daemon, args=(confirmed,), name="daemon-watcher", daemon=True).start()
@@ -88,33 +133,34 @@ def main() -> int:
             confirmed.wait(CONFIRM_SECONDS)
 
     with Heartbeat(writer):
-        end = _perform(request, emit, cancel)
+        end = _perform(request, emit, cancel, ready)
     writer.write(end)
     return 0
 
 
-def _perform(request: Request, emit: Emit, cancel: threading.Event) -> Succeeded | Failed:
+def _perform(request: Request, emit: Emit, cancel: threading.Event, ready: Ready) -> Succeeded | Failed:
     try:
-        return Succeeded(_run(request, emit, cancel))
+        return Succeeded(_run(request, emit, cancel, ready))
     except Exception as error:
         if is_defect(error):
             traceback.print_exc()
         return Failed(describe(error))
 
 
-def _run(request: Request, emit: Emit, cancel: threading.Event) -> OperationResult:
+def _run(request: Request, emit: Emit, cancel: threading.Event, ready: Ready) -> OperationResult:
     # Only the pipeline that is needed is imported: it is on the way to the first byte.
     if isinstance(request, SnapshotRequest):
         from agent.snapshot.look_ahead import looking_ahead
 
-        with looking_ahead(request) as ahead:
+        with looking_ahead(request, ready) as ahead:
             from agent.snapshot.run import run as run_snapshot
 
-            return run_snapshot(request, emit, cancel, ahead)
+            return run_snapshot(request, emit, cancel, ahead, ready)
     if isinstance(request, RestoreRequest):
         from agent.restore.run import run as run_restore
 
-        return run_restore(request, emit, cancel)
+        return run_restore(request, emit, cancel, ready)
+    ready.close()
     if isinstance(request, VerifyRequest):
         from agent.maintenance.verify import run as run_verify
 

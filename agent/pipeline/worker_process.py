@@ -7,6 +7,7 @@ shared memory, whose descriptor goes along.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -50,11 +51,12 @@ class Connection:
 
     Args:
         silence_seconds: how long the other end may be silent while something is expected of it; ``None`` for any time.
+            May be changed.
     """
 
     def __init__(self, end: socket.socket, silence_seconds: float | None = None) -> None:
         self._end = end
-        self._silence_seconds = silence_seconds
+        self.silence_seconds = silence_seconds
         self._sending = threading.Lock()
 
     def send(self, message: bytes, descriptors: Sequence[int] = ()) -> None:
@@ -66,7 +68,7 @@ class Connection:
         size = len(message).to_bytes(_SIZE_BYTES, "little")
         try:
             with self._sending:
-                self._end.settimeout(self._silence_seconds)
+                self._end.settimeout(self.silence_seconds)
                 if descriptors:
                     socket.send_fds(self._end, [size], list(descriptors))
                 else:
@@ -94,8 +96,8 @@ class Connection:
             WorkerDiedError: there will be none, or the other end gives no sign of life.
         """
         try:
-            if self._silence_seconds is not None:
-                self._end.settimeout(self._silence_seconds / LOOKS)
+            if self.silence_seconds is not None:
+                self._end.settimeout(self.silence_seconds / LOOKS)
             while True:
                 size, descriptors, _, _ = _patiently(socket.recv_fds, self._end, _SIZE_BYTES, _MOST_DESCRIPTORS)
                 size += self._exactly(_SIZE_BYTES - len(size))
@@ -135,12 +137,13 @@ class WorkerProcess:
     Args:
         module: what it runs; its ``main`` finds the connection with ``own_connection``.
         silence_seconds: how long it may be silent while its answer is waited for; with ``beating`` it never is.
+        arguments: further arguments of its command line.
     """
 
-    def __init__(self, module: str, silence_seconds: float = SILENCE_SECONDS) -> None:
+    def __init__(self, module: str, silence_seconds: float = SILENCE_SECONDS, arguments: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", module, str(theirs.fileno())]
+            command = [sys.executable, "-m", module, str(theirs.fileno()), *arguments]
             held = [int(os.environ[KEEP_OPEN])] if KEEP_OPEN in os.environ else []
             try:
                 self._process = subprocess.Popen(
@@ -195,6 +198,7 @@ def beating(connection: Connection) -> Connection:
     return connection
 
 
+@functools.cache
 def own_connection() -> Connection:
     """Returns the connection of the worker process that this is."""
     return Connection(socket.socket(fileno=int(sys.argv[1])))

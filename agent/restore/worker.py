@@ -12,6 +12,7 @@ import msgspec
 from agent.errors import describe, is_defect
 from agent.pipeline.local_errors import local_error
 from agent.pipeline.memory import Mappings
+from agent.pipeline.process_name import ProcessName, name_process
 from agent.pipeline.warnings import Warnings
 from agent.pipeline.worker_process import WorkerDiedError, beating, own_connection, received
 from agent.repository.manifest_reader import read_local
@@ -27,6 +28,7 @@ from agent.restore.writer import Writer
 
 def main() -> int:
     """Does the tasks of one operation."""
+    name_process(ProcessName.WRITE)
     connection = beating(own_connection())
     tasks = msgspec.msgpack.Decoder(PlacedTask)
     try:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import msgspec
 
 from agent.pipeline.beneath import DIRECTORY_FLAGS
-from agent.pipeline.worker_process import WorkerDiedError, WorkerProcess
+from agent.pipeline.ready import Ready
+from agent.pipeline.worker_process import WorkerDiedError
 from agent.pipeline.workers import usable_cores
 from agent.repository.model import order
 from agent.snapshot.request import SnapshotRequest
@@ -28,6 +29,7 @@ class LookAhead:
     Args:
         root_fd: the workspace, open as long as this is used.
         orders: what of it is gone through.
+        ready: where a process that waits already comes from.
         silence_seconds: how long it may say nothing while it is waited for.
 
     Attributes:
@@ -38,10 +40,12 @@ class LookAhead:
         OSError: no process can be started.
     """
 
-    def __init__(self, root_fd: int, orders: Orders, silence_seconds: float = SILENCE_SECONDS) -> None:
+    def __init__(
+        self, root_fd: int, orders: Orders, ready: Ready | None = None, silence_seconds: float = SILENCE_SECONDS
+    ) -> None:
         self.root_fd = root_fd
         self.begun_ns = time.monotonic_ns()
-        self._process = WorkerProcess(MODULE, silence_seconds)
+        self._process = (ready or Ready()).take(MODULE, silence_seconds)
         with contextlib.suppress(WorkerDiedError):
             self._process.connection.send(msgspec.msgpack.encode(orders), [root_fd])
         self._seen = self._receive()
@@ -80,12 +84,12 @@ class LookAhead:
 
 
 @contextlib.contextmanager
-def looking_ahead(request: SnapshotRequest) -> Iterator[LookAhead | None]:
+def looking_ahead(request: SnapshotRequest, ready: Ready | None = None) -> Iterator[LookAhead | None]:
     """Has a workspace looked at from now on, for a block; ``None`` where that would not help, or cannot be done."""
     ahead = None
     # To read everything anew, nothing needs to be known before; one worker at most is a wish for one busy process.
     if not request.full and request.transfer.workers != 1 and usable_cores() > 1:
-        ahead = _begin(request)
+        ahead = _begin(request, ready)
     try:
         yield ahead
     finally:
@@ -93,14 +97,14 @@ def looking_ahead(request: SnapshotRequest) -> Iterator[LookAhead | None]:
             ahead.close()
 
 
-def _begin(request: SnapshotRequest) -> LookAhead | None:
+def _begin(request: SnapshotRequest, ready: Ready | None) -> LookAhead | None:
     orders = Orders(request.exclude, request.include, request.exclude_caches, request.one_file_system)
     try:
         root_fd = os.open(request.workspace, DIRECTORY_FLAGS)
     except OSError:
         return None  # whoever opens it next says so
     try:
-        return LookAhead(root_fd, orders)
+        return LookAhead(root_fd, orders, ready)
     except OSError:
         os.close(root_fd)
         return None

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import msgspec
 
 from agent.pipeline.beneath import DIRECTORY_FLAGS, Beneath
+from agent.pipeline.process_name import ProcessName, name_process
 from agent.pipeline.worker_process import Connection, WorkerDiedError, own_connection
 from agent.snapshot.filters import Filter
 from agent.snapshot.listing import list_directory
@@ -32,6 +33,7 @@ MOST_NAMES = 10_000
 
 def main() -> int:
     """Looks at everything once, or as long as there is memory for it."""
+    name_process(ProcessName.LOOKOUT)
     connection = own_connection()
     try:
         message, (shared_fd,) = connection.receive()

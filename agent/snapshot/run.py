@@ -16,6 +16,7 @@ from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.occupation import Occupations
+from agent.pipeline.ready import Ready
 from agent.pipeline.worker_processes import WorkerProcesses
 from agent.pipeline.workers import worker_count
 from agent.repository import keys
@@ -57,7 +58,11 @@ ENTRIES_IN_FLIGHT = 32_768
 
 
 def run(
-    request: SnapshotRequest, emit: Emit, cancel: threading.Event, ahead: LookAhead | None = None
+    request: SnapshotRequest,
+    emit: Emit,
+    cancel: threading.Event,
+    ahead: LookAhead | None = None,
+    ready: Ready | None = None,
 ) -> OperationResult:
     """Makes a snapshot; blocks until it is committed.
 
@@ -66,6 +71,7 @@ def run(
         emit: gets the events.
         cancel: ends it.
         ahead: what looks at the workspace meanwhile, if anything does.
+        ready: worker processes that wait already.
 
     Raises:
         GpusnapError: it failed, or was cancelled. Then no snapshot is listed, and what it uploaded is garbage.
@@ -82,7 +88,7 @@ def run(
             running_engine(
                 request.storage, request.transfer, request.staging_dir, Direction.UPLOAD, request.measurements
             ) as engine,
-            contextlib.closing(WorkerProcesses(MODULE, 0)) as processes,
+            contextlib.closing(WorkerProcesses(MODULE, 0, ready)) as processes,
         ):
             return _Snapshot(request, repository, grace, engine, processes, emit, cancel, ahead).run(chosen)
     finally:

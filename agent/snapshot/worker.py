@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from agent.errors import describe, is_defect
+from agent.pipeline.process_name import ProcessName, name_process
 from agent.pipeline.worker_process import WorkerDiedError, beating, own_connection, received
 from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.task import Answer, BuildPack, BuildSegment, Failed, Refused, Stored, Task
@@ -19,6 +20,7 @@ from agent.snapshot.task import Answer, BuildPack, BuildSegment, Failed, Refused
 
 def main() -> int:
     """Does the tasks of one operation."""
+    name_process(ProcessName.PACK)
     connection = beating(own_connection())
     tasks = msgspec.msgpack.Decoder[Task](Task)
     try:

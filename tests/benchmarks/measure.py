@@ -138,9 +138,9 @@ class AgentWatch:
         self._usage = Usage(seconds, client, machine, self._memory.peak_bytes, tuple(self._health))
 
     def _settle(self) -> None:
-        """Lets the operation's processes end, as their last CPU time counts too."""
+        """Lets the operation's processes end, and those that wait for the next one start: their CPU time counts too."""
         deadline = time.monotonic() + SETTLE_SECONDS
-        while len(tree(self._pid)) > self._helpers and time.monotonic() < deadline:
+        while len(tree(self._pid)) != self._helpers and time.monotonic() < deadline:
             time.sleep(SAMPLE_SECONDS)
 
 

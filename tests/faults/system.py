@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 
+from agent.pipeline.process_name import ProcessName
 from tests.faults.invariants import SETTINGS, TREE, Scene
 from tests.support.daemon import Daemon, descendants
 from tests.support.proxy import Fault, Proxy, Seen
@@ -111,6 +112,11 @@ _PROGRAMS = {
     Victim.WORKER: (b"agent.snapshot.worker", b"agent.restore.worker"),
     Victim.LOOKOUT: (b"agent.snapshot.lookout",),
 }
+_NAMES = {
+    Victim.OPERATION: (ProcessName.OPERATION,),
+    Victim.WORKER: (ProcessName.PACK, ProcessName.WRITE),
+    Victim.LOOKOUT: (ProcessName.LOOKOUT,),
+}
 
 
 def processes_of(agent: Daemon, victim: Victim) -> list[int]:
@@ -123,11 +129,16 @@ def processes_of(agent: Daemon, victim: Victim) -> list[int]:
 def _is(victim: Victim, pid: int) -> bool:
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return False
     if victim is Victim.S5CMD:
         return os.path.basename(arguments[0]) == b"s5cmd" and b"run" in arguments
-    return any(program in arguments for program in _PROGRAMS[victim])
+    if any(name == known.value for known in ProcessName):
+        return any(name == expected.value for expected in _NAMES[victim])
+    # It has just begun, and has not named itself. An operation's process that is to wait has an argument.
+    is_to_wait = victim is Victim.OPERATION and len(arguments) > 4
+    return not is_to_wait and any(program in arguments[2:3] for program in _PROGRAMS[victim])
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from agent.operations.recovery import CONTINUATIONS
+from agent.pipeline.process_name import ProcessName
 from tests.support.daemon import Daemon, descendants
 from tests.support.processes import children_called, is_running, wait_until
 from tests.support.proxy import Fault, Proxy
@@ -121,7 +122,7 @@ def operation_process(agent: Daemon) -> int:
 
 def is_operation(process: int) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return b"agent.operations.worker" in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+        return Path(f"/proc/{process}/comm").read_text().strip() == ProcessName.OPERATION.value
     return False
 
 

@@ -31,6 +31,7 @@ from agent.operations.order import (
 from agent.operations.process import SILENCE_SECONDS
 from agent.operations.record import LoggedEvent, OperationRecord, new_name
 from agent.operations.recovery import CONTINUATIONS
+from agent.operations.standby import Standby
 from tests.support.processes import is_running, processes_running
 
 WITH_KEYS = StorageConfig(
@@ -61,7 +62,7 @@ class Agent:
             config,
             self.journal,
             lambda name, kind, logged: self.observed.append((name, kind, logged)),
-            lock,
+            Standby(lock, None),
             MeasuredStores(str(folder)),
             silence_seconds,
         )

@@ -16,7 +16,7 @@ from agent.errors import StorageUnavailableError, WorkerCrashedError, describe
 from agent.events import Begun, Completed, Failed, FileReady, OperationResult, OperationState, PipelineEvent, Succeeded
 from agent.operations import process
 from agent.operations.operation import conclude
-from agent.operations.process import WorkerEnd, run_worker
+from agent.operations.process import WorkerEnd, start_process
 from agent.snapshot.request import SnapshotRequest
 from tests.support.processes import is_running, wait_until
 
@@ -56,16 +56,8 @@ class Worker:
 
     async def run(self, script: str) -> WorkerEnd:
         program = (sys.executable, "-c", PRELUDE + script)
-        running = run_worker(
-            "snapshot-1",
-            REQUEST,
-            self._on_event,
-            self.cancel,
-            self.kill,
-            self._keep_open,
-            program,
-            self.silence_seconds,
-        )
+        started = await start_process(self._keep_open, program)
+        running = started.perform("snapshot-1", REQUEST, self._on_event, self.cancel, self.kill, self.silence_seconds)
         return await asyncio.wait_for(running, 60)
 
 
@@ -245,7 +237,7 @@ async def test_one_that_closes_its_stdout(worker: Worker) -> None:
 async def test_a_program_that_cannot_be_started(worker: Worker) -> None:
     program = ("/nonexistent/program",)
     with pytest.raises(WorkerCrashedError, match="could not be started"):
-        await run_worker("x", REQUEST, lambda event: None, asyncio.Event(), asyncio.Event(), 0, program)
+        await start_process(0, program)
 
 
 GONE = Failed(describe(StorageUnavailableError("gone")), OperationResult("s"))
