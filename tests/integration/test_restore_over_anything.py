@@ -60,7 +60,8 @@ def dress(path: Path, data: st.DataObject, silently: bool) -> None:
 
 
 def rename(path: Path, data: st.DataObject, silently: bool) -> None:
-    other = path.parent / os.fsdecode(data.draw(names()))
+    # What has this name at the top of a target is left alone.
+    other = path.parent / os.fsdecode(data.draw(names().filter(lambda name: name != b"lost+found")))
     if not os.path.lexists(other):
         path.rename(other)
 
