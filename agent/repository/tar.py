@@ -6,6 +6,8 @@ sparse format 1.0 in pax) has its map before its content.
 
 from __future__ import annotations
 
+import zlib
+
 from agent.repository.model import BLOCK, Entry, EntryType, padded
 
 END_OF_ARCHIVE = bytes(2 * BLOCK)
@@ -144,4 +146,10 @@ def _ustar(
         major,
         minor,
     )
-    return (header[:148] + b"%06o\0 " % sum(header) + header[156:]).ljust(BLOCK, b"\0")
+    return (header[:148] + b"%06o\0 " % _sum(header) + header[156:]).ljust(BLOCK, b"\0")
+
+
+def _sum(header: bytes) -> int:
+    """Returns the sum of the bytes of a header."""
+    # Adler-32's lower half is 1 + the sum modulo 65,521, which 256 bytes never reach. sum() takes five times longer.
+    return (zlib.adler32(header[:256]) & 0xFFFF) + (zlib.adler32(header[256:]) & 0xFFFF) - 2

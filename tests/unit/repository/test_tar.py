@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.repository.model import Entry, EntryType, Extent, padded
+from agent.repository.model import BLOCK, Entry, EntryType, Extent, padded
 from agent.repository.tar import END_OF_ARCHIVE, member_bound, member_header
 
 SECOND = 10**9
@@ -170,3 +170,10 @@ def test_gnu_tar_extracts_attributes(tmp_path: Path) -> None:
     assert name == b"\xff\n" + b"n" * 100
     assert [(os.fsencode(key), os.getxattr(path, key)) for key in sorted(os.listxattr(path))] == list(pairs)
     assert os.stat(path).st_mtime_ns == SECOND
+
+
+@pytest.mark.parametrize("letter", [b"\x01", b"\x7f", b"\xff"])
+def test_the_checksum_of_headers_of_any_weight(letter: bytes) -> None:
+    header = member_header(entry(letter * 99, EntryType.SYMLINK, link_target=letter * 99))
+    last = header[-BLOCK:]
+    assert int(last[148:154], 8) == sum(last[:148]) + 8 * ord(" ") + sum(last[156:])
