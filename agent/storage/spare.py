@@ -20,6 +20,10 @@ Beside a store on the same two cores, as busy as can be, 0.1 to 0.2 were idle, m
 """
 
 
+LOOKS = 2
+"""In how many looks, one after the other, there must be enough: a store may stand still for half a second by itself."""
+
+
 class SpareTime:
     """Looks at the processors while chunks move. Not for several threads at once.
 
@@ -35,6 +39,7 @@ class SpareTime:
         self._last: Reading | None = None
         self._moved = 0
         self._next = 0.0
+        self._enough = 0
         self.is_short = False
 
     def suffices(self, now: float, moved: int) -> bool:
@@ -52,4 +57,5 @@ class SpareTime:
             return False
         wanted = max(EXTRA_SECONDS * (moved - moved_before) / 1e9, IDLE_SHARE * usable_seconds(before, self._last))
         self.is_short = idle_seconds(before, self._last) < wanted
-        return not self.is_short
+        self._enough = 0 if self.is_short else self._enough + 1
+        return self._enough >= LOOKS

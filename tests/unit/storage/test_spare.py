@@ -19,21 +19,27 @@ def looks(*steps: tuple[float, int, float]) -> list[bool]:
 
 @pytest.mark.parametrize(("share", "suffices"), [(0.9, False), (1.1, True)])
 def test_what_s5cmd_takes_more_must_be_idle(share: float, suffices: bool) -> None:
-    assert looks((0.0, 0, 5.0), (1.0, GB, 5.0 + share * EXTRA_SECONDS)) == [False, suffices]
+    idle = share * EXTRA_SECONDS
+    assert looks((0.0, 0, 5.0), (1.0, GB, 5.0 + idle), (2.0, 2 * GB, 5.0 + 2 * idle)) == [False, False, suffices]
 
 
 @pytest.mark.parametrize(("share", "suffices"), [(0.9, False), (1.1, True)])
 def test_a_part_of_the_processors_must_be_idle_however_little_is_moved(share: float, suffices: bool) -> None:
-    readings = iter([Reading(0.0, 5.0, 8), Reading(10.0, 5.0 + share * IDLE_SHARE * 80, 8)])
+    readings = iter([Reading(10.0 * number, number * share * IDLE_SHARE * 80, 8) for number in range(3)])
     spare = SpareTime(lambda: next(readings))
-    assert [spare.suffices(0.0, 0), spare.suffices(10.0, LOOK_BYTES)] == [False, suffices]
+    assert [spare.suffices(10.0 * number, number * LOOK_BYTES) for number in range(3)] == [False, False, suffices]
 
 
 def test_each_look_is_at_what_was_since_the_last_one() -> None:
-    busy_then_idle = (0.0, 0, 0.0), (1.0, GB, 0.1), (2.0, 2 * GB, 2.0)
-    assert looks(*busy_then_idle) == [False, False, True]
+    busy_then_idle = (0.0, 0, 0.0), (1.0, GB, 0.1), (2.0, 2 * GB, 2.0), (3.0, 3 * GB, 4.0)
+    assert looks(*busy_then_idle) == [False, False, False, True]
     idle_then_busy = (0.0, 0, 0.0), (1.0, GB // 2, 0.1), (2.0, GB, 0.3)
     assert looks(*idle_then_busy) == [False, False, False]
+
+
+def test_a_store_that_stands_still_for_a_moment_leaves_no_time() -> None:
+    stands_still_now_and_then = [(float(second), second * GB, (second + 1) // 2 * 1.5) for second in range(20)]
+    assert looks(*stands_still_now_and_then) == [False] * 20
 
 
 @pytest.mark.parametrize(("seconds", "moved"), [(LOOK_SECONDS * 0.9, GB), (10.0, LOOK_BYTES - 1)])
