@@ -302,8 +302,13 @@ def _receive_records(connection: ssl.SSLSocket, view: memoryview, patience: floa
 def _receive_now(connection: ssl.SSLSocket, view: memoryview) -> int | None:
     """Fills the view as far as that is possible without waiting; returns ``None`` if nothing has arrived."""
     done = 0
+    count: int
     try:
-        while done < len(view) and (count := connection.recv_into(view[done:])):
+        while done < len(view):
+            # What ``recv_into`` comes to, by a call less for each record of 16 KiB.
+            count = connection.read(len(view) - done, view[done:])  # type: ignore[assignment]
+            if not count:
+                break
             done += count
     except ssl.SSLWantReadError:
         return done or None
