@@ -105,7 +105,6 @@ def main() -> int:
 def _made_ready(arguments: Sequence[str]) -> Ready:
     if not arguments:
         return Ready()
-    name_process(ProcessName.STANDBY)
     try:
         ready = Ready(WORKERS, int(arguments[0]))
     except OSError:
@@ -113,6 +112,7 @@ def _made_ready(arguments: Sequence[str]) -> Ready:
         ready = Ready()
     for module in PIPELINES:
         importlib.import_module(module)
+    name_process(ProcessName.STANDBY)
     return ready
 
 

@@ -7,7 +7,7 @@ import enum
 
 
 class ProcessName(enum.Enum):
-    """The names, of 15 bytes at most."""
+    """The names, of 15 bytes at most. A process takes its name once it has loaded what it needs."""
 
     STANDBY = "gpusnap-standby"
     OPERATION = "gpusnap-op"

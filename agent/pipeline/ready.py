@@ -62,8 +62,8 @@ class Ready:
 
 def main() -> int:
     """Waits to be told which of the modules to run."""
-    name_process(ProcessName.STANDBY)
     runs = {name: importlib.import_module(name).main for name in sys.argv[2:]}
+    name_process(ProcessName.STANDBY)
     try:
         message, _ = own_connection().receive()
     except WorkerDiedError:

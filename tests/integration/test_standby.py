@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from agent.operations.standby import DELAY_SECONDS
 from agent.pipeline.process_name import ProcessName
 from tests.support.daemon import Daemon, descendants
+from tests.support.half_done import Request, storage_behind
 from tests.support.processes import is_running, wait_until
-from tests.support.rpc import connected, restore, snapshot
+from tests.support.proxy import Fault, Proxy
+from tests.support.rpc import SECONDS, connected, restore, snapshot
+from tests.support.seaweed import SeaweedServer
 from tests.support.trees import File, Seeded, build, compare
 
 READY = 3
@@ -53,33 +57,57 @@ def bring_back(daemon: Daemon, target: str) -> None:
     assert compare(root + b"/w", root + b"/" + target.encode()) == []
 
 
-@pytest.fixture
-def filled(daemon: Daemon) -> Daemon:
-    """An agent with a workspace that is large enough for workers."""
+def fill(daemon: Daemon) -> None:
+    """Makes a workspace that is large enough for workers."""
     files = [File(b"%d/%d" % (number % 7, number), Seeded(1 << 20, seed=number)) for number in range(80)]
     build(os.fsencode(daemon.workspace_root / "w"), files)
+
+
+@pytest.fixture
+def filled(daemon: Daemon) -> Daemon:
+    """An agent with such a workspace."""
+    fill(daemon)
     return daemon
 
 
-def test_operations_use_what_waits(filled: Daemon) -> None:
-    waited = until_ready(filled)
-    seen: set[int] = set()
-    is_over = threading.Event()
-
-    def look() -> None:
-        while not is_over.wait(0.005):
-            for name in (ProcessName.OPERATION, ProcessName.LOOKOUT, ProcessName.PACK):
-                seen.update(named(filled, name))
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    save(filled)
-    is_over.set()
-    looking.join()
-    assert waited <= seen, "one process became the operation's, one its lookout, and one packed"
+def test_operations_use_what_waits(stopped_daemon: Daemon, seaweed: SeaweedServer, bucket: str, proxy: Proxy) -> None:
+    agent = stopped_daemon
+    agent.environ["GPUSNAP_TRANSFER__WORKERS"] = "2"
+    storage = storage_behind(proxy, seaweed, bucket)
+    agent.start()
+    fill(agent)
+    waited = until_ready(agent)
+    proxy.script = lambda seen: Fault(is_held=True) if "/chunks/" in seen.path else None
+    operation = {pid for pid in waited if descendants(pid)}
+    with running(agent, pb.SnapshotRequest(workspace=str(agent.workspace_root / "w"), storage=storage), proxy):
+        wait_until(lambda: named(agent, ProcessName.PACK) & waited, "one that waited to pack")
+        assert named(agent, ProcessName.OPERATION) == operation
+        assert named(agent, ProcessName.LOOKOUT) <= waited
     assert not any(map(is_running, waited)), "nobody waits for a second operation"
-    assert until_ready(filled).isdisjoint(waited)
-    bring_back(filled, "t")
+    waited = until_ready(agent)
+    operation = {pid for pid in waited if descendants(pid)}
+    request = pb.RestoreRequest(snapshot="latest", target=str(agent.workspace_root / "t"), storage=storage)
+    with running(agent, request, proxy):
+        wait_until(lambda: named(agent, ProcessName.WRITE) == waited - operation, "those that waited to write")
+        assert named(agent, ProcessName.OPERATION) == operation
+    assert until_ready(agent).isdisjoint(waited)
+
+
+@contextlib.contextmanager
+def running(agent: Daemon, request: Request, proxy: Proxy) -> Iterator[None]:
+    """Has an operation held up at its chunks for a block, and brings it to its end after it."""
+    proxy.released.clear()
+    with connected(agent.address) as stub:
+        if isinstance(request, pb.SnapshotRequest):
+            events = (response.event for response in stub.Snapshot(request, timeout=SECONDS))
+        else:
+            events = (response.event for response in stub.Restore(request, timeout=SECONDS))
+        try:
+            yield
+        finally:
+            proxy.released.set()
+        *_, last = events
+    assert last.completed.state == pb.OPERATION_STATE_SUCCEEDED, last
 
 
 @pytest.mark.parametrize("victims", [1, 2, 3])
