@@ -179,8 +179,13 @@ class OperationProcess:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is known to be dead."""
-        return self._protocol.exited.done()
+        """Whether it is dead, and be it since just now."""
+        if self._protocol.exited.done():
+            return True
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True  # reaped already: the event loop will hear of it
 
     async def perform(
         self,
