@@ -102,6 +102,15 @@ async def test_an_operation_that_comes_at_once_waits_for_none(tmp_path: Path) ->
     assert waiting() == set()
 
 
+async def test_none_is_started_beside_an_operation(standby: Standby) -> None:
+    standby._delay_seconds = 0.05
+    standby.prepare()
+    process = await standby.take()
+    await asyncio.sleep(0.2)
+    assert waiting() == {process.pid}
+    await process.close()
+
+
 async def test_nothing_waits_after_its_end_or_where_nothing_shall(standby: Standby) -> None:
     standby.prepare()
     pid = await until_waiting()
