@@ -25,7 +25,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from agent import errors
-from tests.support.daemon import Daemon, descendants
+from tests.support.daemon import Daemon, working
 from tests.support.processes import is_running, wait_until
 from tests.support.rpc import connected
 from tests.support.trees import Directory, File, HardLink, Node, Seeded, Symlink, build, compare
@@ -239,13 +239,13 @@ def is_clear(outcome: Outcome) -> None:
 
 
 def nothing_left(daemon: Daemon, root: Path | None = None) -> None:
-    """Checks that only the agent itself runs, and that it keeps nothing of operations that have ended.
+    """Checks that no operation has a process any more, and that the agent keeps nothing of those that have ended.
 
     Args:
         daemon: the agent; it runs no operation.
         root: where nothing unfinished may be; by default all of the agent's folder of workspaces.
     """
-    wait_until(lambda: not any(map(is_running, descendants(daemon.pid))), "the end of all processes", END_SECONDS)
+    wait_until(lambda: not any(map(is_running, working(daemon.pid))), "the end of all processes", END_SECONDS)
     staged = sorted(os.listdir(daemon.staging_dir))
     assert staged == [], f"left in the staging folder: {staged}"
     left = [path for path in (root or daemon.workspace_root).rglob("*") if path.name.startswith(".gpusnap")]

@@ -12,7 +12,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from tests.faults.invariants import END_SECONDS, Kind, Scene, right_bytes
 from tests.faults.system import FEWEST_REQUESTS, Moment, running_agent, scene_behind
-from tests.support.daemon import Daemon, descendants
+from tests.support.daemon import Daemon, working
 from tests.support.processes import is_running, wait_until
 from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import SECONDS, connected
@@ -46,7 +46,7 @@ def test_told_to_end(
     running: set[int] = set()
 
     def tell() -> None:
-        running.update(descendants(agent.pid))
+        running.update(working(agent.pid))
         os.kill(agent.pid, signal.SIGTERM)
 
     moment = Moment(chance.randrange(FEWEST_REQUESTS), tell)

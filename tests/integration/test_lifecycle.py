@@ -14,7 +14,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from agent.operations.journal import FILE_NAME
-from tests.support.daemon import Daemon, descendants
+from tests.support.daemon import Daemon, working
 from tests.support.processes import is_running, wait_until
 from tests.support.rpc import SECONDS, connected, error_info, snapshot, states, watch
 
@@ -107,7 +107,7 @@ def test_sigterm_drains(stopped_daemon: Daemon, silent_store: pb.Storage) -> Non
         assert error_info(raised.value).reason == "SHUTTING_DOWN"
         assert states(events) == ["PENDING", "RUNNING"]
     assert daemon.wait() == 0
-    assert not descendants(daemon.pid)
+    assert not working(daemon.pid)
     assert not list(daemon.staging_dir.iterdir())
     assert not (daemon.folder / "agent.sock").exists()
 
@@ -142,8 +142,8 @@ def test_an_agent_that_was_killed(daemon: Daemon, silent_store: pb.Storage) -> N
         stream = stub.Snapshot(waiting(daemon, silent_store), timeout=SECONDS)
         seen = [next(stream).event, next(stream).event]
         name = seen[0].operation
-        wait_until(lambda: descendants(daemon.pid), "the operation's process")
-        [worker] = descendants(daemon.pid)
+        wait_until(lambda: working(daemon.pid), "the operation's process")
+        [worker] = working(daemon.pid)
         (daemon.staging_dir / name / "leftover").write_text("x")
         daemon.stop(signal.SIGKILL)
     # The new agent waits for the process of the former one, which dies with that.

@@ -14,7 +14,7 @@ from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from agent.operations.recovery import ATTEMPTS
 from agent.rpc import convert
-from tests.support.daemon import Daemon, descendants
+from tests.support.daemon import Daemon, working
 from tests.support.processes import is_running, wait_until
 from tests.support.rpc import SECONDS, connected, error_info, restore, snapshot, states, watch
 
@@ -45,12 +45,12 @@ def get(stub: SnapshotAgentStub, name: str) -> pb.Operation:
 
 def worker_of(daemon: Daemon) -> int:
     """Returns the number of the only operation's process."""
-    wait_until(lambda: descendants(daemon.pid), "a process of an operation")
-    return min(descendants(daemon.pid))
+    wait_until(lambda: working(daemon.pid), "a process of an operation")
+    return min(working(daemon.pid))
 
 
 def nothing_left(daemon: Daemon, processes: set[int]) -> None:
-    wait_until(lambda: not any(map(is_running, processes | descendants(daemon.pid))), "the end of all processes", 5)
+    wait_until(lambda: not any(map(is_running, processes | working(daemon.pid))), "the end of all processes", 5)
     assert not list(daemon.staging_dir.iterdir())
     assert not [path for path in daemon.workspace_root.rglob("*") if path.name.startswith(".gpusnap")]
 
@@ -158,7 +158,7 @@ def test_cancelling_a_snapshot_at_work(
     for response in stub.Snapshot(request, timeout=SECONDS):
         events.append(response.event)
         if response.event.HasField("chunk_finished") and len(states(events)) == 2:
-            processes = descendants(daemon.pid)
+            processes = working(daemon.pid)
             answer = cancel(stub, response.event.operation)
             assert answer.state in (pb.OPERATION_STATE_CANCELLING, pb.OPERATION_STATE_CANCELLED)
     assert states(events) == ["PENDING", "RUNNING", "CANCELLING", "CANCELLED"]
@@ -191,7 +191,7 @@ def test_a_killed_restore_leaves_nothing_in_its_target(
     name = next(stream).event.operation
     work = target / f".gpusnap-restore-{name}"
     wait_until(work.exists, "the restore's work folder")
-    processes = descendants(daemon.pid)
+    processes = working(daemon.pid)
     os.kill(worker_of(daemon), signal.SIGSTOP)
     assert work.exists()
     cancel(stub, name)
@@ -208,8 +208,8 @@ def test_a_process_that_is_killed_again_and_again(
     name = begin(stub, waiting)
     workers: set[int] = set()
     for _ in range(ATTEMPTS):
-        wait_until(lambda: descendants(daemon.pid) - workers, "the next process")
-        [worker] = descendants(daemon.pid) - workers
+        wait_until(lambda: working(daemon.pid) - workers, "the next process")
+        [worker] = working(daemon.pid) - workers
         workers.add(worker)
         os.kill(worker, signal.SIGKILL)
     events = watch(stub, name)

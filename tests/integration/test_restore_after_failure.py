@@ -12,7 +12,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from agent.config.model import Credentials
 from agent.operations.recovery import ATTEMPTS
-from tests.support.daemon import Daemon, descendants
+from tests.support.daemon import Daemon, working
 from tests.support.half_done import HUGE, SETTINGS, Models, moved, run, storage_behind, with_new_keys
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
@@ -102,8 +102,8 @@ def test_a_process_that_always_dies(agent: Daemon, proxy: Proxy, models: Models,
     killed: set[int] = set()
 
     def kill() -> None:
-        wait_until(lambda: descendants(agent.pid) - killed, "the operation's process")
-        killed.update(descendants(agent.pid))
+        wait_until(lambda: working(agent.pid) - killed, "the operation's process")
+        killed.update(working(agent.pid))
         for process in killed:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)

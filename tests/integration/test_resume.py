@@ -17,7 +17,7 @@ from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from agent.operations.recovery import CONTINUATIONS
 from agent.pipeline.process_name import ProcessName
-from tests.support.daemon import Daemon, descendants
+from tests.support.daemon import Daemon, working
 from tests.support.processes import children_called, is_running, wait_until
 from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import SECONDS, connected, error_info, restore, snapshot, states, watch
@@ -116,8 +116,8 @@ def is_moved_once(before: list[pb.Event], after: list[pb.Event]) -> None:
 
 def operation_process(agent: Daemon) -> int:
     """Returns the process of the only operation once it runs its own program."""
-    wait_until(lambda: any(map(is_operation, descendants(agent.pid))), "the operation's process")
-    return next(filter(is_operation, descendants(agent.pid)))
+    wait_until(lambda: any(map(is_operation, working(agent.pid))), "the operation's process")
+    return next(filter(is_operation, working(agent.pid)))
 
 
 def is_operation(process: int) -> bool:
@@ -135,7 +135,7 @@ def restart(agent: Daemon, proxy: Proxy, number: int = signal.SIGKILL) -> None:
 def is_brought_back(agent: Daemon, models: Path, target: Path) -> None:
     assert compare(os.fsencode(models), os.fsencode(target)) == []
     assert not list(agent.staging_dir.iterdir())
-    assert not any(map(is_running, descendants(agent.pid)))
+    assert not any(map(is_running, working(agent.pid)))
 
 
 def test_the_agent_is_killed(agent: Daemon, proxy: Proxy, models: Path) -> None:
@@ -315,7 +315,7 @@ def kill(victim: str, agent: Daemon) -> None:
         agent.stop(signal.SIGKILL)
         agent.start()
         return
-    processes = descendants(agent.pid)
+    processes = working(agent.pid)
     if victim == "s5cmd":
         processes = set().union(*(children_called("s5cmd", process) for process in processes))
     if processes:

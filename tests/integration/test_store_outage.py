@@ -10,7 +10,7 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
-from tests.support.daemon import Daemon, descendants
+from tests.support.daemon import Daemon, working
 from tests.support.processes import is_running, wait_until
 from tests.support.rpc import SECONDS, connected, restore, snapshot, states
 from tests.support.seaweed import SeaweedServer
@@ -65,7 +65,7 @@ def is_clear(events: list[pb.Event], agent: Daemon) -> None:
     assert error.reason == "STORAGE_UNAVAILABLE"
     assert error.retryable
     assert error.hint
-    wait_until(lambda: not any(map(is_running, descendants(agent.pid))), "the end of all processes", 10)
+    wait_until(lambda: not any(map(is_running, working(agent.pid))), "the end of all processes", 10)
     assert not list(agent.staging_dir.iterdir())
     assert not [path for path in agent.workspace_root.rglob("*") if path.name.startswith(".gpusnap")]
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from agent.operations.journal import FILE_NAME
 from agent.operations.order import Order, from_journal
+from agent.pipeline.process_name import ProcessName
 
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -160,6 +161,24 @@ def descendants(pid: int) -> set[int]:
         level = {child for child, parent in parents.items() if parent in level}
         found |= level
     return found
+
+
+def working(pid: int) -> set[int]:
+    """Returns the processes of an agent's operations: what it has started, but for what waits for the next one."""
+    return {process for process in descendants(pid) if not _waits(process)}
+
+
+def _waits(pid: int) -> bool:
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    if any(name == known.value for known in ProcessName):
+        return name == ProcessName.STANDBY.value
+    # It loads what it needs, and has no name of its own yet.
+    module, further = arguments[2:3], arguments[3:-1]
+    return module == [b"agent.pipeline.ready"] or (module == [b"agent.operations.worker"] and bool(further))
 
 
 def _found(pattern: str, log: str) -> str:
