@@ -2,6 +2,7 @@
 
 With a number it was started before there is an operation: it loads what any may need, and has so many worker processes
 do the same.
+
 It reads its request as one JSON line on stdin, writes its messages as JSON lines on stdout, ends itself when the daemon
 asks it to (SIGTERM), and dies with the daemon (the end of stdin): the next daemon continues from what it leaves. So it
 goes on after it has ``Begun`` only once the daemon has confirmed, with an empty line, that the journal says so.
@@ -25,17 +26,17 @@ from agent.events import Alive, Begun, Emit, Failed, OperationResult, PipelineEv
 from agent.maintenance.request import PruneRequest, VerifyRequest
 from agent.operations.request import Request
 from agent.pipeline.process_name import ProcessName, name_process
-from agent.pipeline.ready import Ready
+from agent.pipeline.standby_workers import StandbyWorkers
 from agent.restore.request import RestoreRequest
 from agent.snapshot.request import SnapshotRequest
 
 CONFIRM_SECONDS = 10.0
 """How long the journal may take; an operation goes on without it, as it does when the journal's disk is full."""
 
-WORKERS = ("agent.restore.worker", "agent.snapshot.lookout", "agent.snapshot.worker")
+WORKER_MODULES = ("agent.restore.worker", "agent.snapshot.lookout", "agent.snapshot.worker")
 """What worker processes that wait can become."""
 
-PIPELINES = (
+OPERATION_MODULES = (
     "agent.restore.run",
     "agent.snapshot.look_ahead",
     "agent.snapshot.run",
@@ -98,25 +99,25 @@ def main() -> int:
     """Runs one operation; the exit status is 0 whenever the last message could be written."""
     cancel = threading.Event()
     signal.signal(signal.SIGTERM, lambda _signal, _frame: cancel.set())
-    with contextlib.closing(_made_ready(sys.argv[1:])) as ready:
-        return _serve(ready, cancel)
+    with contextlib.closing(_prepared(sys.argv[1:])) as standby:
+        return _serve(standby, cancel)
 
 
-def _made_ready(arguments: Sequence[str]) -> Ready:
+def _prepared(arguments: Sequence[str]) -> StandbyWorkers:
     if not arguments:
-        return Ready()
+        return StandbyWorkers()
     try:
-        ready = Ready(WORKERS, int(arguments[0]))
+        standby = StandbyWorkers(WORKER_MODULES, int(arguments[0]))
     except OSError:
         # Whoever needs one starts it, and says why that fails.
-        ready = Ready()
-    for module in PIPELINES:
+        standby = StandbyWorkers()
+    for module in OPERATION_MODULES:
         importlib.import_module(module)
     name_process(ProcessName.STANDBY)
-    return ready
+    return standby
 
 
-def _serve(ready: Ready, cancel: threading.Event) -> int:
+def _serve(standby: StandbyWorkers, cancel: threading.Event) -> int:
     line = _read_line(0)
     if not line:
         # The daemon has no operation for it any more.
@@ -133,34 +134,34 @@ def _serve(ready: Ready, cancel: threading.Event) -> int:
             confirmed.wait(CONFIRM_SECONDS)
 
     with Heartbeat(writer):
-        end = _perform(request, emit, cancel, ready)
+        end = _perform(request, emit, cancel, standby)
     writer.write(end)
     return 0
 
 
-def _perform(request: Request, emit: Emit, cancel: threading.Event, ready: Ready) -> Succeeded | Failed:
+def _perform(request: Request, emit: Emit, cancel: threading.Event, standby: StandbyWorkers) -> Succeeded | Failed:
     try:
-        return Succeeded(_run(request, emit, cancel, ready))
+        return Succeeded(_run(request, emit, cancel, standby))
     except Exception as error:
         if is_defect(error):
             traceback.print_exc()
         return Failed(describe(error))
 
 
-def _run(request: Request, emit: Emit, cancel: threading.Event, ready: Ready) -> OperationResult:
+def _run(request: Request, emit: Emit, cancel: threading.Event, standby: StandbyWorkers) -> OperationResult:
     # Only the pipeline that is needed is imported: it is on the way to the first byte.
     if isinstance(request, SnapshotRequest):
         from agent.snapshot.look_ahead import looking_ahead
 
-        with looking_ahead(request, ready) as ahead:
+        with looking_ahead(request, standby) as ahead:
             from agent.snapshot.run import run as run_snapshot
 
-            return run_snapshot(request, emit, cancel, ahead, ready)
+            return run_snapshot(request, emit, cancel, ahead, standby)
     if isinstance(request, RestoreRequest):
         from agent.restore.run import run as run_restore
 
-        return run_restore(request, emit, cancel, ready)
-    ready.close()
+        return run_restore(request, emit, cancel, standby)
+    standby.close()
     if isinstance(request, VerifyRequest):
         from agent.maintenance.verify import run as run_verify
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from agent.errors import LocalIoError
-from agent.pipeline.ready import Ready
+from agent.pipeline.standby_workers import StandbyWorkers
 from agent.pipeline.worker_process import SILENCE_SECONDS, WorkerDiedError, WorkerProcess
 
 
@@ -16,15 +16,15 @@ class WorkerProcesses:
     Args:
         module: what they run.
         count: how many are started at once, to import what they need before there is something to do.
-        ready: where those come from that wait already.
+        standby: where those come from that wait already.
         silence_seconds: how long one may give no sign of life while its answer is waited for.
     """
 
     def __init__(
-        self, module: str, count: int, ready: Ready | None = None, silence_seconds: float = SILENCE_SECONDS
+        self, module: str, count: int, standby: StandbyWorkers | None = None, silence_seconds: float = SILENCE_SECONDS
     ) -> None:
         self._module = module
-        self._ready = ready or Ready()
+        self._standby = standby or StandbyWorkers()
         self._silence_seconds = silence_seconds
         self._lock = threading.Lock()
         self._ended = False
@@ -84,7 +84,7 @@ class WorkerProcesses:
 
     def _start(self) -> WorkerProcess:
         try:
-            process = self._ready.take(self._module, self._silence_seconds)
+            process = self._standby.take(self._module, self._silence_seconds)
         except OSError as error:
             raise LocalIoError(f"a worker process cannot be started: {error.strerror}") from error
         self._all.add(process)

@@ -15,7 +15,7 @@ from agent.events import Begun, ChunkKind, Direction, Emit, OperationResult, Pre
 from agent.pipeline.crew import Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
-from agent.pipeline.ready import Ready
+from agent.pipeline.standby_workers import StandbyWorkers
 from agent.pipeline.worker_processes import WorkerProcesses
 from agent.pipeline.workers import free_memory, usable_cores, worker_count
 from agent.repository.manifest_reader import ManifestReader, read_local
@@ -55,14 +55,16 @@ SMALL_ENTRIES = 2000
 STAGES = (Stage.DOWNLOAD, Stage.DECOMPRESS, Stage.WRITE, Stage.FINISH)
 
 
-def run(request: RestoreRequest, emit: Emit, cancel: threading.Event, ready: Ready | None = None) -> OperationResult:
+def run(
+    request: RestoreRequest, emit: Emit, cancel: threading.Event, standby: StandbyWorkers | None = None
+) -> OperationResult:
     """Restores a snapshot; blocks until it is complete.
 
     Args:
         request: what is to be restored.
         emit: gets the events.
         cancel: ends it.
-        ready: worker processes that wait already.
+        standby: worker processes that wait already.
 
     Raises:
         DataLossError: chunks or the manifest are damaged or missing. What is undamaged was restored.
@@ -84,7 +86,7 @@ def run(request: RestoreRequest, emit: Emit, cancel: threading.Event, ready: Rea
         workers = _worker_count(request, manifest.summary)
         # Both start, and the first chunks are on their way, while the plan is made.
         with (
-            contextlib.closing(WorkerProcesses(MODULE, workers if workers > 1 else 0, ready)) as processes,
+            contextlib.closing(WorkerProcesses(MODULE, workers if workers > 1 else 0, standby)) as processes,
             running_engine(
                 request.storage, request.transfer, request.staging_dir, Direction.DOWNLOAD, request.measurements
             ) as engine,

@@ -13,7 +13,6 @@ from agent.repository.model import Entry
 ALIGNMENT = 4096
 """Offsets, sizes and addresses of direct writes are multiples of this, which suits every disk in use."""
 
-
 _CANNOT_RESERVE = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from agent.pipeline.beneath import DIRECTORY_FLAGS
-from agent.pipeline.ready import Ready
+from agent.pipeline.standby_workers import StandbyWorkers
 from agent.pipeline.worker_process import WorkerDiedError
 from agent.pipeline.workers import usable_cores
 from agent.repository.model import order
@@ -29,7 +29,7 @@ class LookAhead:
     Args:
         root_fd: the workspace, open as long as this is used.
         orders: what of it is gone through.
-        ready: where a process that waits already comes from.
+        standby: where a process that waits already comes from.
         silence_seconds: how long it may say nothing while it is waited for.
 
     Attributes:
@@ -41,11 +41,15 @@ class LookAhead:
     """
 
     def __init__(
-        self, root_fd: int, orders: Orders, ready: Ready | None = None, silence_seconds: float = SILENCE_SECONDS
+        self,
+        root_fd: int,
+        orders: Orders,
+        standby: StandbyWorkers | None = None,
+        silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
         self.root_fd = root_fd
         self.begun_ns = time.monotonic_ns()
-        self._process = (ready or Ready()).take(MODULE, silence_seconds)
+        self._process = (standby or StandbyWorkers()).take(MODULE, silence_seconds)
         with contextlib.suppress(WorkerDiedError):
             self._process.connection.send(msgspec.msgpack.encode(orders), [root_fd])
         self._seen = self._receive()
@@ -84,12 +88,12 @@ class LookAhead:
 
 
 @contextlib.contextmanager
-def looking_ahead(request: SnapshotRequest, ready: Ready | None = None) -> Iterator[LookAhead | None]:
+def looking_ahead(request: SnapshotRequest, standby: StandbyWorkers | None = None) -> Iterator[LookAhead | None]:
     """Has a workspace looked at from now on, for a block; ``None`` where that would not help, or cannot be done."""
     ahead = None
     # To read everything anew, nothing needs to be known before; one worker at most is a wish for one busy process.
     if not request.full and request.transfer.workers != 1 and usable_cores() > 1:
-        ahead = _begin(request, ready)
+        ahead = _begin(request, standby)
     try:
         yield ahead
     finally:
@@ -97,14 +101,14 @@ def looking_ahead(request: SnapshotRequest, ready: Ready | None = None) -> Itera
             ahead.close()
 
 
-def _begin(request: SnapshotRequest, ready: Ready | None) -> LookAhead | None:
+def _begin(request: SnapshotRequest, standby: StandbyWorkers | None) -> LookAhead | None:
     orders = Orders(request.exclude, request.include, request.exclude_caches, request.one_file_system)
     try:
         root_fd = os.open(request.workspace, DIRECTORY_FLAGS)
     except OSError:
         return None  # whoever opens it next says so
     try:
-        return LookAhead(root_fd, orders, ready)
+        return LookAhead(root_fd, orders, standby)
     except OSError:
         os.close(root_fd)
         return None

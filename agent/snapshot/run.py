@@ -16,7 +16,7 @@ from agent.pipeline.crew import Allowance, Channel, Crew, Stopwatch
 from agent.pipeline.local_errors import local_errors
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.occupation import Occupations
-from agent.pipeline.ready import Ready
+from agent.pipeline.standby_workers import StandbyWorkers
 from agent.pipeline.worker_processes import WorkerProcesses
 from agent.pipeline.workers import worker_count
 from agent.repository import keys
@@ -62,7 +62,7 @@ def run(
     emit: Emit,
     cancel: threading.Event,
     ahead: LookAhead | None = None,
-    ready: Ready | None = None,
+    standby: StandbyWorkers | None = None,
 ) -> OperationResult:
     """Makes a snapshot; blocks until it is committed.
 
@@ -71,7 +71,7 @@ def run(
         emit: gets the events.
         cancel: ends it.
         ahead: what looks at the workspace meanwhile, if anything does.
-        ready: worker processes that wait already.
+        standby: worker processes that wait already.
 
     Raises:
         GpusnapError: it failed, or was cancelled. Then no snapshot is listed, and what it uploaded is garbage.
@@ -88,7 +88,7 @@ def run(
             running_engine(
                 request.storage, request.transfer, request.staging_dir, Direction.UPLOAD, request.measurements
             ) as engine,
-            contextlib.closing(WorkerProcesses(MODULE, 0, ready)) as processes,
+            contextlib.closing(WorkerProcesses(MODULE, 0, standby)) as processes,
         ):
             return _Snapshot(request, repository, grace, engine, processes, emit, cancel, ahead).run(chosen)
     finally:

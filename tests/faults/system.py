@@ -19,7 +19,7 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 
 from agent.pipeline.process_name import ProcessName
 from tests.faults.invariants import SETTINGS, TREE, Scene
-from tests.support.daemon import Daemon, descendants
+from tests.support.daemon import Daemon, descendants, role_of
 from tests.support.proxy import Fault, Proxy, Seen
 from tests.support.seaweed import REGION, SeaweedServer
 from tests.support.trees import Node
@@ -107,12 +107,7 @@ class Victim(enum.Enum):
     LOOKOUT = "lookout"
 
 
-_PROGRAMS = {
-    Victim.OPERATION: (b"agent.operations.worker",),
-    Victim.WORKER: (b"agent.snapshot.worker", b"agent.restore.worker"),
-    Victim.LOOKOUT: (b"agent.snapshot.lookout",),
-}
-_NAMES = {
+_ROLES = {
     Victim.OPERATION: (ProcessName.OPERATION,),
     Victim.WORKER: (ProcessName.PACK, ProcessName.WRITE),
     Victim.LOOKOUT: (ProcessName.LOOKOUT,),
@@ -127,18 +122,13 @@ def processes_of(agent: Daemon, victim: Victim) -> list[int]:
 
 
 def _is(victim: Victim, pid: int) -> bool:
+    if victim is not Victim.S5CMD:
+        return role_of(pid) in _ROLES[victim]
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        name = Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
         return False
-    if victim is Victim.S5CMD:
-        return os.path.basename(arguments[0]) == b"s5cmd" and b"run" in arguments
-    if any(name == known.value for known in ProcessName):
-        return any(name == expected.value for expected in _NAMES[victim])
-    # It has just begun, and has not named itself. An operation's process that is to wait has an argument.
-    is_to_wait = victim is Victim.OPERATION and len(arguments) > 4
-    return not is_to_wait and any(program in arguments[2:3] for program in _PROGRAMS[victim])
+    return os.path.basename(arguments[0]) == b"s5cmd" and b"run" in arguments
 
 
 @contextlib.contextmanager

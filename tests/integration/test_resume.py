@@ -17,7 +17,7 @@ from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
 from agent.operations.recovery import CONTINUATIONS
 from agent.pipeline.process_name import ProcessName
-from tests.support.daemon import Daemon, working
+from tests.support.daemon import Daemon, role_of, working
 from tests.support.processes import children_called, is_running, wait_until
 from tests.support.proxy import Fault, Proxy
 from tests.support.rpc import SECONDS, connected, error_info, restore, snapshot, states, watch
@@ -116,14 +116,12 @@ def is_moved_once(before: list[pb.Event], after: list[pb.Event]) -> None:
 
 def operation_process(agent: Daemon) -> int:
     """Returns the process of the only operation once it runs its own program."""
-    wait_until(lambda: any(map(is_operation, working(agent.pid))), "the operation's process")
-    return next(filter(is_operation, working(agent.pid)))
 
+    def found() -> list[int]:
+        return [pid for pid in working(agent.pid) if role_of(pid) is ProcessName.OPERATION]
 
-def is_operation(process: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{process}/comm").read_text().strip() == ProcessName.OPERATION.value
-    return False
+    wait_until(found, "the operation's process")
+    return found()[0]
 
 
 def restart(agent: Daemon, proxy: Proxy, number: int = signal.SIGKILL) -> None:

@@ -15,10 +15,10 @@ from gpusnap.v1 import snapshot_agent_pb2 as pb
 from agent.operations.standby import DELAY_SECONDS
 from agent.pipeline.process_name import ProcessName
 from tests.support.daemon import Daemon, descendants
-from tests.support.half_done import Request, storage_behind
+from tests.support.half_done import Request, events_of, storage_behind
 from tests.support.processes import is_running, wait_until
 from tests.support.proxy import Fault, Proxy
-from tests.support.rpc import SECONDS, connected, restore, snapshot
+from tests.support.rpc import connected, restore, snapshot
 from tests.support.seaweed import SeaweedServer
 from tests.support.trees import File, Seeded, build, compare
 
@@ -26,11 +26,12 @@ READY = 3
 """The process of an operation and two workers."""
 
 
-def named(daemon: Daemon, name: ProcessName) -> set[int]:
-    return {pid for pid in descendants(daemon.pid) if _name(pid) == name.value}
+def named(daemon: Daemon, role: ProcessName) -> set[int]:
+    return {pid for pid in descendants(daemon.pid) if _name(pid) == role.value}
 
 
 def _name(pid: int) -> str:
+    """Returns what a process calls itself: one that waits does so once it has loaded all."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
@@ -97,16 +98,13 @@ def test_operations_use_what_waits(stopped_daemon: Daemon, seaweed: SeaweedServe
 def running(agent: Daemon, request: Request, proxy: Proxy) -> Iterator[None]:
     """Has an operation held up at its chunks for a block, and brings it to its end after it."""
     proxy.released.clear()
-    with connected(agent.address) as stub:
-        if isinstance(request, pb.SnapshotRequest):
-            events = (response.event for response in stub.Snapshot(request, timeout=SECONDS))
-        else:
-            events = (response.event for response in stub.Restore(request, timeout=SECONDS))
-        try:
-            yield
-        finally:
-            proxy.released.set()
-        *_, last = events
+    events = events_of(agent, request)
+    next(events)
+    try:
+        yield
+    finally:
+        proxy.released.set()
+    *_, last = events
     assert last.completed.state == pb.OPERATION_STATE_SUCCEEDED, last
 
 

@@ -21,6 +21,15 @@ from agent.pipeline.process_name import ProcessName
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
+_ROLES = {
+    b"agent.operations.worker": ProcessName.OPERATION,
+    b"agent.pipeline.standby_workers": ProcessName.STANDBY,
+    b"agent.restore.worker": ProcessName.WRITE,
+    b"agent.snapshot.lookout": ProcessName.LOOKOUT,
+    b"agent.snapshot.worker": ProcessName.PACK,
+}
+"""What the modules are that processes run."""
+
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 
 
@@ -163,22 +172,22 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def working(pid: int) -> set[int]:
-    """Returns the processes of an agent's operations: what it has started, but for what waits for the next one."""
-    return {process for process in descendants(pid) if not _waits(process)}
-
-
-def _waits(pid: int) -> bool:
+def role_of(pid: int) -> ProcessName | None:
+    """Returns what a process of an agent is; ``None`` for anything else, or if it is gone."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text().strip()
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
-        return False
-    if any(name == known.value for known in ProcessName):
-        return name == ProcessName.STANDBY.value
-    # It loads what it needs, and has no name of its own yet.
-    module, further = arguments[2:3], arguments[3:-1]
-    return module == [b"agent.pipeline.ready"] or (module == [b"agent.operations.worker"] and bool(further))
+        return None
+    known = next((role for role in ProcessName if role.value == name), None)
+    # One that has just begun has not named itself. An operation's process that is to wait has an argument.
+    is_to_wait = arguments[2:3] == [b"agent.operations.worker"] and len(arguments) > 4
+    return known or (ProcessName.STANDBY if is_to_wait else _ROLES.get(b"".join(arguments[2:3])))
+
+
+def working(pid: int) -> set[int]:
+    """Returns the processes of an agent's operations: what it has started, but for what waits for the next one."""
+    return {process for process in descendants(pid) if role_of(process) is not ProcessName.STANDBY}
 
 
 def _found(pattern: str, log: str) -> str:

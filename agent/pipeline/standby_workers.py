@@ -1,6 +1,7 @@
-"""Worker processes that wait for work of any kind, and have loaded what it needs: ``python -m agent.pipeline.ready``.
+"""Worker processes that wait for work of any kind, and have loaded what it needs.
 
-Loading it takes a tenth of a second, for which an operation that has just begun would otherwise wait.
+Loading it takes a tenth of a second, for which an operation that has just begun would otherwise wait. Each is
+``python -m agent.pipeline.standby_workers CONNECTION MODULE...``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from agent.pipeline.process_name import ProcessName, name_process
 from agent.pipeline.worker_process import SILENCE_SECONDS, WorkerDiedError, WorkerProcess, own_connection
 
 
-class Ready:
+class StandbyWorkers:
     """Worker processes that wait. For any thread.
 
     Args:

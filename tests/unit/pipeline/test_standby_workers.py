@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.pipeline import ready as ready_module
+from agent.pipeline import standby_workers
 from agent.pipeline.process_name import ProcessName
-from agent.pipeline.ready import Ready
+from agent.pipeline.standby_workers import StandbyWorkers
 from agent.pipeline.worker_process import WorkerProcess
 from tests.support.processes import is_running, processes_running, wait_until
 
@@ -36,17 +36,17 @@ MODULES = ("one_kind", "other_kind")
 
 
 @pytest.fixture
-def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ready]:
+def standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandbyWorkers]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, sys.path)]))
     for name in MODULES:
         (tmp_path / f"{name}.py").write_bytes(MODULE.encode() % name.encode())
-    made = Ready(MODULES, 2)
+    made = StandbyWorkers(MODULES, 2)
     yield made
     made.close()
 
 
 def waiting() -> set[int]:
-    return processes_running(ready_module.__name__)
+    return processes_running(standby_workers.__name__)
 
 
 def is_of_use(process: WorkerProcess, module: str) -> bool:
@@ -55,43 +55,43 @@ def is_of_use(process: WorkerProcess, module: str) -> bool:
     return (told, process.connection.receive()[0]) == (module.encode(), b"message")
 
 
-def test_each_becomes_what_is_asked_for(ready: Ready) -> None:
+def test_each_becomes_what_is_asked_for(standby: StandbyWorkers) -> None:
     pids = waiting()
     for module in MODULES:
-        process = ready.take(module)
+        process = standby.take(module)
         assert process.pid in pids
         assert is_of_use(process, module)
         assert process.end() == "exit status 0"
-    process = ready.take("one_kind")
+    process = standby.take("one_kind")
     assert process.pid not in pids, "none is left"
     assert is_of_use(process, "one_kind")
     process.kill()
 
 
-def test_one_that_died_is_passed_over(ready: Ready) -> None:
+def test_one_that_died_is_passed_over(standby: StandbyWorkers) -> None:
     pids = waiting()
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: not any(map(is_running, pids)), "them to die")
-    process = ready.take("other_kind")
+    process = standby.take("other_kind")
     assert process.pid not in pids
     assert is_of_use(process, "other_kind")
     process.kill()
 
 
-def test_what_waits_says_so_and_ends_when_it_is_not_needed(ready: Ready) -> None:
+def test_what_waits_says_so_and_ends_when_it_is_not_needed(standby: StandbyWorkers) -> None:
     pids = waiting()
     assert len(pids) == 2
     for pid in pids:
         name = Path(f"/proc/{pid}/comm")
         wait_until(lambda name=name: name.read_text().strip() == ProcessName.STANDBY.value, "its name")  # type: ignore[misc]
-    ready.close()
+    standby.close()
     assert waiting() == set()
 
 
-def test_they_end_with_whoever_started_them(ready: Ready) -> None:
+def test_they_end_with_whoever_started_them(standby: StandbyWorkers) -> None:
     pids = waiting()
-    for process in ready._waiting:
+    for process in standby._waiting:
         process.connection.close()
     wait_until(lambda: not any(map(is_running, pids)), "them to end")
 
@@ -105,7 +105,7 @@ def test_one_that_cannot_be_started_leaves_no_other(tmp_path: Path, monkeypatch:
         started.append(WorkerProcess(module, arguments=arguments))
         return started[0]
 
-    monkeypatch.setattr(ready_module, "WorkerProcess", start)
+    monkeypatch.setattr(standby_workers, "WorkerProcess", start)
     with pytest.raises(OSError, match="no memory"):
-        Ready((), 2)
+        StandbyWorkers((), 2)
     assert not is_running(started[0].pid)
