@@ -49,10 +49,22 @@ class Head(msgspec.Struct, frozen=True):
         return int(text)
 
     @property
-    def range(self) -> tuple[int, int] | None:
-        """The first byte of the object that the body has, and the object's whole size; ``None`` if it does not say."""
-        match = _RANGE.fullmatch(self.headers.get("content-range", ""))
-        return (int(match[1]), int(match[3])) if match else None
+    def part(self) -> tuple[int, int, int]:
+        """Where in the object the body begins and ends (behind its last byte), and the object's size.
+
+        Raises:
+            BrokenAnswerError: it does not say, or no body can be that part.
+        """
+        if self.status != 206:
+            if self.length is None:
+                raise BrokenAnswerError("the store does not say how large the object is")
+            return 0, self.length, self.length
+        text = self.headers.get("content-range", "")
+        match = _RANGE.fullmatch(text)
+        begin, last, size = (int(number) for number in match.groups()) if match else (0, 0, 0)
+        if not begin <= last < size:
+            raise BrokenAnswerError(f"the answer has the Content-Range {text[:60]!r}")
+        return begin, last + 1, size
 
 
 def parse_head(data: bytes) -> Head:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from agent.config.model import StorageConfig
 from agent.config.provider import ResolvedStorage
@@ -111,22 +111,29 @@ class S3Store:
             self.head(key)
             return b""
         end = None if length is None else offset + length
-        found = self._exchange.ask(key, lambda: self._requests.get(key, offset, end), _range, also=_BEYOND_END)
-        if found is None:
-            return b""
-        data, begin, _ = found
-        return data[offset - begin :][:length]
+
+        def take(connection: Connection, head: Head) -> bytes:
+            if head.status in _BEYOND_END:
+                connection.read_text()
+                return b""
+            return _part(connection, head, lambda size: (offset, size if end is None else min(end, size)))[0]
+
+        return self._exchange.ask(key, lambda: self._requests.get(key, offset, end), take, also=_BEYOND_END)
 
     def read_tail(self, key: str, length: int) -> tuple[bytes, int]:
         """Returns the last ``length`` bytes and the whole size."""
         if length == 0:
             return b"", self.head(key).size
         wanted = {"range": f"bytes=-{length}"}
-        found = self._exchange.ask(key, lambda: self._requests.about("GET", key, wanted), _range, also=_BEYOND_END)
-        if found is None:
-            return b"", self.head(key).size
-        data, _, size = found
-        return data[-length:], size
+
+        def take(connection: Connection, head: Head) -> tuple[bytes, int] | None:
+            if head.status in _BEYOND_END:
+                connection.read_text()
+                return None
+            return _part(connection, head, lambda size: (max(size - length, 0), size))
+
+        found = self._exchange.ask(key, lambda: self._requests.about("GET", key, wanted), take, also=_BEYOND_END)
+        return found if found is not None else (b"", self.head(key).size)
 
     def download(self, key: str, path: str) -> None:
         """Writes the object to a new local file; a broken connection is continued where it broke."""
@@ -136,7 +143,7 @@ class S3Store:
             def take(connection: Connection, head: Head) -> None:
                 nonlocal version
                 before, version = version, head.headers.get("etag", "")
-                begin, size = _place(head) if head.status not in _BEYOND_END else (-1, 0)
+                begin, _, size = head.part if head.status not in _BEYOND_END else (-1, 0, 0)
                 if begin != file.tell() or before not in ("", version):
                     file.seek(0)
                     file.truncate()
@@ -232,18 +239,20 @@ def _listing(connection: Connection, _: Head) -> Page:
     return parse_page(connection.read_all(PAGE_BYTES))
 
 
-def _range(connection: Connection, head: Head) -> tuple[bytes, int, int] | None:
-    """Returns the bytes that came, where in the object they begin, and its size; None if it ends before them."""
-    if head.status in _BEYOND_END:
-        connection.read_text()
-        return None
-    begin, size = _place(head)
-    return connection.read_all(READ_BYTES), begin, size
+def _part(connection: Connection, head: Head, wanted: Callable[[int], tuple[int, int]]) -> tuple[bytes, int]:
+    """Returns the wanted bytes of an object, and its size.
 
+    Args:
+        wanted: says from the size where they begin and end.
 
-def _place(head: Head) -> tuple[int, int]:
-    """Returns where in the object a body begins, and the size of the object."""
-    begin, size = (head.range or (0, None)) if head.status == 206 else (0, head.length)
-    if size is None:
-        raise BrokenAnswerError("the store does not say how large the object is")
-    return begin, size
+    Raises:
+        BrokenAnswerError: they did not come, or not all of what the answer's head promised.
+    """
+    begin, end, size = head.part
+    data = connection.read_all(READ_BYTES)
+    if len(data) != end - begin:
+        raise BrokenAnswerError(f"the answer has {len(data)} bytes of the object instead of {end - begin}")
+    start, stop = wanted(size)
+    if start < begin or stop > end:
+        raise BrokenAnswerError(f"the store sent bytes {begin} to {end} instead of {start} to {stop}")
+    return data[start - begin : max(stop, start) - begin], size

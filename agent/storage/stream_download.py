@@ -156,9 +156,7 @@ class Part:
 
     def _understand(self, head: Head) -> int:
         """Learns the object's size; returns how many bytes come before those that are wanted."""
-        first, size = (head.range or (0, None)) if head.status == 206 else (0, head.length)
-        if size is None:
-            raise BrokenAnswerError("the store does not say how large the object is")
+        first, _, size = head.part
         if first > self._position:
             raise BrokenAnswerError(f"the store sent bytes from {first} instead of {self._position}")
         self._download.learn_size(size, self._is_whole)

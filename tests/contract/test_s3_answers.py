@@ -75,6 +75,30 @@ def test_what_is_no_list_is_no_empty_one(proxy: Proxy, store: Store, case: str) 
             list(ask(""))
 
 
+WRONG_PARTS = {
+    "less than it says": ("bytes 0-9/10", "012345"),
+    "more than it says": ("bytes 0-4/10", "0123456789"),
+    "from too far on": ("bytes 4-9/10", "456789"),
+    "too soon at its end": ("bytes 0-2/10", "012"),
+    "beyond the object": ("bytes 0-9/5", "0123456789"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_PARTS)
+def test_a_part_that_was_not_asked_for_is_not_taken(proxy: Proxy, store: Store, case: str) -> None:
+    said, body = WRONG_PARTS[case]
+    proxy.default = Fault(answer=answer(206, body, content_range=said))
+    for read in (lambda: store.read("key", 2, 6), lambda: store.read_tail("key", 8)):
+        with pytest.raises(StorageUnavailableError):
+            read()
+
+
+def test_parts_are_cut_to_what_was_asked_for(proxy: Proxy, store: Store) -> None:
+    proxy.default = Fault(answer=answer(206, "123456789", content_range="bytes 1-9/10"))
+    assert store.read("key", 2, 6) == b"234567"
+    assert store.read_tail("key", 4) == (b"6789", 10)
+
+
 def test_a_store_that_sends_elsewhere_is_not_followed(proxy: Proxy, store: Store) -> None:
     proxy.default = Fault(answer=answer(301, Location="http://127.0.0.1:1/", x_amz_bucket_region="eu-west-1"))
     for ask in (store.check, lambda: list(store.list(""))):

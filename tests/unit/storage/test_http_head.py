@@ -11,7 +11,7 @@ from agent.storage.http_head import BrokenAnswerError, Head, join_chunks, parse_
 
 def test_an_answer_is_understood() -> None:
     head = parse_head(b"HTTP/1.1 206 Partial\r\nContent-Length: 10\r\nContent-Range:bytes 5-14/99\r\nETag: \xe9")
-    assert (head.status, head.reason, head.length, head.range) == (206, "Partial", 10, (5, 99))
+    assert (head.status, head.reason, head.length, head.part) == (206, "Partial", 10, (5, 15, 99))
     assert head.headers["etag"] == "é"
     assert head.is_keep_alive
     assert not head.is_chunked
@@ -50,9 +50,22 @@ def test_a_length_that_is_no_number_is_refused(text: str) -> None:
         _ = parse_head(f"HTTP/1.1 200 OK\r\ncontent-length: {text}".encode("latin-1")).length
 
 
-@pytest.mark.parametrize("text", ["", "bytes */99", "bytes 5-14/*", "5-14/99", "bytes 0-0/" + "9" * 5000])
-def test_a_range_that_says_no_size_is_none(text: str) -> None:
-    assert parse_head(f"HTTP/1.1 206 OK\r\ncontent-range: {text}".encode()).range is None
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "bytes */99", "bytes 5-14/*", "5-14/99", "bytes 0-0/" + "9" * 5000),
+        *("bytes 5-4/99", "bytes 5-99/99", "bytes 99-99/99"),
+    ],
+)
+def test_a_range_that_no_body_can_be_is_refused(text: str) -> None:
+    with pytest.raises(BrokenAnswerError, match="Content-Range"):
+        _ = parse_head(f"HTTP/1.1 206 OK\r\ncontent-range: {text}".encode()).part
+
+
+def test_a_whole_object_is_a_part_if_its_size_is_known() -> None:
+    assert parse_head(b"HTTP/1.1 200 OK\r\ncontent-length: 7").part == (0, 7, 7)
+    with pytest.raises(BrokenAnswerError, match="how large"):
+        _ = parse_head(b"HTTP/1.1 200 OK").part
 
 
 @given(st.binary(max_size=200) | st.builds(lambda tail: b"HTTP/1.1 200 OK\r\n" + tail, st.binary(max_size=200)))
