@@ -132,17 +132,20 @@ class _Made:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._mark = folder.with_name(folder.name + ".complete")
+        self._is_fresh = False
 
     def __enter__(self) -> bool:
         if self._mark.exists() and self._mark.read_text() == str(RECIPE):
             return False
+        self._is_fresh = True
         self._mark.unlink(missing_ok=True)
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         return True
 
     def __exit__(self, kind: type[BaseException] | None, error: object, traceback: object) -> None:
-        if kind is None:
+        # Only then: another benchmark may read it in this moment.
+        if self._is_fresh and kind is None:
             self._mark.write_text(str(RECIPE))
 
 
