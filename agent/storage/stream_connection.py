@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 import struct
-import threading
 import time
 
 from agent.errors import CancelledError
-from agent.pipeline.workers import usable_cores
 from agent.storage.http_head import END_OF_HEAD, BrokenAnswerError, Head, join_chunks, parse_head
 from agent.storage.staging import cancelled
 
@@ -23,9 +20,8 @@ TEXT_BYTES = 64 << 10
 PIECE_BYTES = 1 << 20
 """Bytes sent or received between two looks at what else happens."""
 
-_turns = threading.BoundedSemaphore(usable_cores())
-"""As many connections decrypt at once as there are cores: the calls for one record after another would pass the
-interpreter's lock around (64 connections at once took a quarter more processor time; measured on two cores)."""
+PIECE_SECONDS = 0.1
+"""What comes encrypted comes in pieces of 16 KiB, which are received one by one for so long between two such looks."""
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 
@@ -279,37 +275,26 @@ class Connection:
 
 
 def _receive_records(connection: ssl.SSLSocket, view: memoryview, patience: float) -> int:
-    """Reads the records that have arrived, and waits if there are none; returns how many bytes, 0 at the end.
+    """Waits for a record, and reads on for as long as others follow soon; returns how many bytes, 0 at the end.
 
     Raises:
         OSError: the connection broke, or nothing came for ``patience`` seconds.
     """
-    poll = select.poll()
-    poll.register(connection, select.POLLIN)
-    connection.setblocking(False)
+    done = _read_record(connection, view)
+    if not 0 < done < len(view):
+        return done
+    until = time.monotonic() + PIECE_SECONDS
+    connection.settimeout(PIECE_SECONDS)
     try:
-        while True:
-            with _turns:
-                count = _receive_now(connection, view)
-            if count is not None:
-                return count
-            if not poll.poll(patience * 1000):
-                raise TimeoutError
+        while done < len(view) and time.monotonic() < until and (count := _read_record(connection, view[done:])):
+            done += count
+    except OSError:
+        pass  # whoever goes on reading meets it again
     finally:
         connection.settimeout(patience)
-
-
-def _receive_now(connection: ssl.SSLSocket, view: memoryview) -> int | None:
-    """Fills the view as far as that is possible without waiting; returns ``None`` if nothing has arrived."""
-    done = 0
-    count: int
-    try:
-        while done < len(view):
-            # What ``recv_into`` comes to, by a call less for each record of 16 KiB.
-            count = connection.read(len(view) - done, view[done:])  # type: ignore[assignment]
-            if not count:
-                break
-            done += count
-    except ssl.SSLWantReadError:
-        return done or None
     return done
+
+
+def _read_record(connection: ssl.SSLSocket, view: memoryview) -> int:
+    # What ``recv_into`` comes to, by a call less for each record of 16 KiB.
+    return connection.read(len(view), view)  # type: ignore[return-value]

@@ -83,9 +83,9 @@ def start_upload(engine: TransferEngine, key: str, data: bytes) -> Future[Transf
     return engine.upload(outgoing, key)
 
 
-def fetch(engine: TransferEngine, data: bytes) -> int:
+def fetch(engine: TransferEngine, data: bytes, key: str = "object") -> int:
     """Fetches the object, compares it, and returns how often it was tried."""
-    incoming = engine.download("object", len(data)).result(SECONDS)
+    incoming = engine.download(key, len(data)).result(SECONDS)
     assert incoming.view == data
     incoming.release()
     return incoming.report.attempts
@@ -355,9 +355,14 @@ def test_https_is_verified_and_resumed(
         engine.download("object", SIZE).result(SECONDS)
     engine.abort()
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[1]))
-    engine = open_engine(through(proxy, s3_storage), transfer, "")
-    proxy.faults.append(Fault(end_after=MIB))
-    assert fetch(engine, data) == 2
+    patient = msgspec.structs.replace(transfer, retry_seconds=4.0)
+    engine = open_engine(through(proxy, s3_storage), patient, "")
+    for fault in (Fault(end_after=MIB), Fault(stall_after=MIB)):
+        proxy.faults.append(fault)
+        assert fetch(engine, data) == 2
+    start_upload(engine, "small", data[:300_000]).result(SECONDS)
+    proxy.faults.append(Fault(piece_seconds=0.2))  # slow, but it does not stand still
+    assert fetch(engine, data[:300_000], "small") == 1
     start_upload(engine, "tls", data).result(SECONDS)
     assert proxy.seen[-1].headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
     proxy.default = Fault(stall_after=MIB)
