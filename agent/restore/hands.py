@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from agent.pipeline.crew import Crew, Stopwatch
-from agent.restore.large import Hand
 from agent.restore.notes import Notes
+from agent.restore.publisher import Hand
 from agent.restore.task import LocalTask, Written
 
 _T = TypeVar("_T")

@@ -93,7 +93,7 @@ class LocalContent:
         """Returns the id of the segment that is at a place; empty if there is none."""
         entry, start, size = place.entry, place.start, place.size
         try:
-            fd = self._writer.reopen_large(entry) if is_unfinished else self._keeper.open_file(entry.path)
+            fd = self._writer.large.reopen(entry) if is_unfinished else self._keeper.open_file(entry.path)
             try:
                 if is_unfinished and next_data(fd, start, start + size) == start + size:
                     # Room that was never written: reading its zeros would only take time.
@@ -132,7 +132,7 @@ class LocalContent:
         """Copies a segment without its bytes, if that can be; says whether what is there now belongs there."""
         if task.source.entry.sparse or place.entry.sparse:
             return False
-        to_fd = self._writer.reopen_large(place.entry)
+        to_fd = self._writer.large.reopen(place.entry)
         try:
             return (
                 share(fd, task.source.start, to_fd, place.start, place.size)

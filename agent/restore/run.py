@@ -28,7 +28,6 @@ from agent.restore.fetch import Fetcher
 from agent.restore.hands import Hands
 from agent.restore.keep import Keeper
 from agent.restore.kept import KEPT_AFTER
-from agent.restore.large import Hand, Publisher
 from agent.restore.links import further_names, intact_groups
 from agent.restore.marks import Marks
 from agent.restore.metadata import Metadata
@@ -37,6 +36,7 @@ from agent.restore.page_cache import bypasses
 from agent.restore.plan import Job, RestorePlan, make_plan
 from agent.restore.planning import Planning, in_order
 from agent.restore.present import Comparing
+from agent.restore.publisher import Hand, Publisher
 from agent.restore.remote import MODULE, RemoteWriter
 from agent.restore.request import IfNotEmpty, RestoreRequest
 from agent.restore.reuse import reuse
@@ -246,7 +246,7 @@ class _Restore:
             with contextlib.closing(self._writer(target)) as writer:
                 for file in self._made.large_files() if self._made else ():
                     if file.is_begun and not file.is_published:
-                        writer.discard_large(file, self._is_kept)
+                        writer.large.discard(file, self._is_kept)
 
     def _reuse(self, target: Target, hands: list[Hand], crew: Crew) -> RestorePlan:
         groups: frozenset[int] = frozenset()

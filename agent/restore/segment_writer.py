@@ -100,7 +100,7 @@ class SegmentWriter:
             clock.waiting += time.monotonic() - begun
 
         try:
-            files.extend(self._writer.open_large(group[0].entry) for group in groups)
+            files.extend(self._writer.large.open(group[0].entry) for group in groups)
             places = [(place, file) for group, file in zip(groups, files, strict=True) for place in group]
             feed(take)
             begun = time.monotonic()

@@ -11,7 +11,8 @@ import msgspec
 from agent.pipeline.beneath import DIRECTORY_FLAGS, remove
 from agent.repository.model import Entry, EntryType
 from agent.restore.metadata import Metadata
-from agent.restore.writer import TreePlace, Writer, cannot_write
+from agent.restore.write_errors import cannot_write
+from agent.restore.writer import TreePlace, Writer
 
 Done = Callable[[list[int] | None], None]
 """Gets the places of the directories of a tree that have their metadata; ``None`` if the tree could not be put in its

@@ -6,28 +6,21 @@ import contextlib
 import errno
 import itertools
 import os
-import stat
 
 import msgspec
-from blake3 import blake3
 
-from agent.errors import LocalIoError
 from agent.pipeline.behind import Behind, Step
 from agent.pipeline.beneath import Beneath, remove
-from agent.pipeline.local_errors import local_error
 from agent.pipeline.warnings import Warnings
-from agent.pipeline.work_folder import UNFINISHED_PREFIX, WORK_FOLDER_PREFIX
+from agent.pipeline.work_folder import WORK_FOLDER_PREFIX
 from agent.repository.model import Entry, EntryType
 from agent.restore.final_names import FinalNames
+from agent.restore.large_files import CREATE_FLAGS, LargeFiles
 from agent.restore.metadata import Metadata
-from agent.restore.plan import LargeFile
 from agent.restore.request import IfNotEmpty
-from agent.restore.segment_file import SegmentFile, reserve, write_content
+from agent.restore.segment_file import SegmentFile, write_content
 from agent.restore.target import Folders
-
-_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_UPDATE_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_WRITE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+from agent.restore.write_errors import cannot_write
 
 DIRECT_BYTES = 128 << 10
 """Files of a pack from this size on are written past the page cache, where large files are."""
@@ -61,6 +54,9 @@ class Writer:
         number: differs from that of every other writer of the restore; its temporary names begin with it.
         is_fresh: the target was empty; directories are made when something is written into them.
         bypasses_cache: large files are written past the page cache, where the file system can.
+
+    Attributes:
+        large: the files whose content comes in segments.
     """
 
     def __init__(
@@ -82,6 +78,7 @@ class Writer:
         self._not_made: list[bytes] = []
         self._names = FinalNames(if_not_empty, warnings, self._not_made)
         self._behind = Behind("file-write", FILES_BEHIND)
+        self.large = LargeFiles(folders, self._beneath, self._names, metadata, bypasses_cache)
 
     def close(self) -> None:
         """Closes the open directories and ends its threads."""
@@ -124,96 +121,6 @@ class Writer:
         except OSError as error:
             raise cannot_write(entry, error) from error
 
-    def begin_large(self, file: LargeFile, needs_room: bool = True) -> None:
-        """Makes the unfinished file of a large file, with all its room, unless that was done.
-
-        Args:
-            needs_room: fail if there is no room for all of it; it may share blocks with another file, and need none.
-
-        Raises:
-            GpusnapError: it cannot be made; the message names it.
-        """
-        with file.lock:
-            if file.is_begun:
-                return
-            try:
-                folder_fd, name = self._unfinished(file.entry)
-                # What a killed restore left and could not be taken over.
-                remove(folder_fd, name)
-                fd = os.open(name, _CREATE_FLAGS, 0o600, dir_fd=folder_fd)
-                try:
-                    reserve(fd, file.entry, needs_room)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                raise cannot_write(file.entry, error) from error
-            file.is_begun = True
-
-    def take_over_large(self, file: LargeFile) -> bool:
-        """Goes on with the unfinished file that a killed restore left, if it did; says whether."""
-        entry = file.entry
-        try:
-            if not self._can_go_on(entry):
-                return False
-            fd = self.reopen_large(entry)
-        except OSError:
-            return False
-        try:
-            facts = os.fstat(fd)
-        finally:
-            os.close(fd)
-        is_taken_over = stat.S_ISREG(facts.st_mode) and facts.st_nlink == 1 and facts.st_size == entry.size
-        file.is_begun = file.is_taken_over = is_taken_over
-        return is_taken_over
-
-    def open_large(self, entry: Entry) -> SegmentFile:
-        """Opens an unfinished file for writing blocks; the caller closes it.
-
-        Raises:
-            GpusnapError: it cannot be opened; the message names it.
-        """
-        try:
-            folder_fd, name = self._unfinished(entry)
-            return SegmentFile(os.open(name, _WRITE_FLAGS, dir_fd=folder_fd), entry, self.bypasses_cache)
-        except OSError as error:
-            raise cannot_write(entry, error) from error
-
-    def reopen_large(self, entry: Entry) -> int:
-        """Opens an unfinished file for reading and writing; the caller closes it.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
-        folder_fd, name = self._unfinished(entry)
-        return os.open(name, _UPDATE_FLAGS, dir_fd=folder_fd)
-
-    def publish_large(self, file: LargeFile) -> None:
-        """Gives a complete large file its metadata and its final name."""
-        try:
-            folder_fd, temporary = self._unfinished(file.entry)
-            fd = os.open(temporary, _WRITE_FLAGS, dir_fd=folder_fd)
-            try:
-                self._metadata.apply(fd, file.entry, is_ours=not file.is_taken_over)
-            finally:
-                os.close(fd)
-            parent_fd, name = self._beneath.parent(file.entry.path)
-            if parent_fd != folder_fd and folder_fd != self._folders.work_fd:
-                folder_fd = parent_fd
-            self._names.give(folder_fd, temporary, parent_fd, name, file.entry)
-        except OSError as error:
-            raise cannot_write(file.entry, error) from error
-
-    def discard_large(self, file: LargeFile, is_kept: bool) -> None:
-        """Removes the unfinished file of a large file that will not be completed.
-
-        Args:
-            is_kept: unless another restore can go on with it.
-        """
-        if is_kept and not file.is_lost and self._can_go_on(file.entry):
-            return
-        folder_fd, name = self._unfinished(file.entry)
-        remove(folder_fd, name)
-
     def link(self, entry: Entry, original: bytes) -> None:
         """Makes a further name of a file that was restored, unless it is one already.
 
@@ -242,19 +149,6 @@ class Writer:
                 os.close(source_fd)
         except OSError as error:
             raise cannot_write(entry, error) from error
-
-    def _can_go_on(self, entry: Entry) -> bool:
-        """Says whether the unfinished file of a large file may be gone on with."""
-        # Only in the work folder is it certain who wrote it; and what was written into a hole would stay there.
-        return not entry.sparse and self._unfinished(entry)[0] == self._folders.work_fd
-
-    def _unfinished(self, entry: Entry) -> tuple[int, bytes]:
-        """Returns where a large file grows: in the work folder, or beside its final name on another file system."""
-        parent_fd, _ = self._beneath.parent(entry.path)
-        name = unfinished_name(entry.path)
-        if os.fstat(parent_fd).st_dev == os.fstat(self._folders.work_fd).st_dev:
-            return self._folders.work_fd, name
-        return parent_fd, WORK_FOLDER_PREFIX + name
 
     def create(self, folder_fd: int, name: bytes, entry: Entry, content: memoryview, is_ours: bool) -> bool:
         """Makes an entry of a pack with all its metadata. A file may be whole only once a step is taken (``then``).
@@ -342,7 +236,7 @@ class Writer:
 
     def _create_file(self, folder_fd: int, name: bytes, entry: Entry, content: memoryview, is_ours: bool) -> None:
         mode = self._metadata.mode_at_creation(entry) if is_ours else None
-        fd = os.open(name, _CREATE_FLAGS, 0o600 if mode is None else mode, dir_fd=folder_fd)
+        fd = os.open(name, CREATE_FLAGS, 0o600 if mode is None else mode, dir_fd=folder_fd)
 
         def fill() -> None:
             try:
@@ -383,23 +277,8 @@ class Writer:
         return True
 
 
-def unfinished_name(path: bytes) -> bytes:
-    """Returns what a large file is called while it is not complete: the same in every restore."""
-    return UNFINISHED_PREFIX + blake3(path).digest(length=16).hex().encode()
-
-
 def _is_same_file(fd: int, name: bytes, other_fd: int, other: bytes) -> bool:
     try:
         return os.path.samestat(os.lstat(name, dir_fd=fd), os.lstat(other, dir_fd=other_fd))
     except FileNotFoundError:
         return False
-
-
-def cannot_write(entry: Entry, error: OSError) -> Exception:
-    shown = entry.path.decode(errors="backslashreplace")
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return LocalIoError(
-            f"{shown} cannot be written: something on the way to it is a link or no directory",
-            hint="let nothing else write to the target while it is restored",
-        )
-    return local_error(f"{shown} cannot be written", error)

@@ -17,9 +17,9 @@ import pytest
 from agent.errors import CancelledError
 from agent.events import ChunkFinished, ChunkKind, OperationResult, PipelineEvent
 from agent.repository.model import SEGMENT_SIZE
+from agent.restore.large_files import unfinished_name
 from agent.restore.origin import FILE_NAME, Origin
 from agent.restore.request import IfNotEmpty
-from agent.restore.writer import unfinished_name
 from tests.support.children import run_python
 from tests.support.pipelines import leftovers, memory_folder
 from tests.support.saved import Saved

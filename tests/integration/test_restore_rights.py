@@ -140,7 +140,7 @@ ACROSS = """
 import os, sys
 from pathlib import Path
 from agent.restore.request import IfNotEmpty
-from agent.restore.writer import unfinished_name
+from agent.restore.large_files import unfinished_name
 from tests.support.pipelines import Pipelines, leftovers
 from tests.support.trees import compare
 folder = Path(sys.argv[1])

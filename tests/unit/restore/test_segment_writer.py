@@ -12,12 +12,13 @@ import pytest
 from agent.errors import CancelledError
 from agent.pipeline.beneath import DIRECTORY_FLAGS
 from agent.pipeline.warnings import Warnings
+from agent.restore.large_files import unfinished_name
 from agent.restore.metadata import Metadata
 from agent.restore.plan import LargeFile, SegmentPlace
 from agent.restore.request import IfNotEmpty
 from agent.restore.segment_writer import SegmentWriter, Take, written_to
 from agent.restore.target import Folders
-from agent.restore.writer import Writer, unfinished_name
+from agent.restore.writer import Writer
 from tests.support.forging import file
 
 MODEL = SegmentPlace(file(b"model", 0, 20, segments=1, model=True), 0, 10)
@@ -35,7 +36,7 @@ def writer(tmp_path: Path) -> Iterator[Writer]:
     fd = os.open(tmp_path, DIRECTORY_FLAGS)
     metadata = Metadata(warnings := Warnings())
     made = Writer(Folders(fd, fd), 0, IfNotEmpty.FAIL, metadata, True, False, warnings)
-    made.begin_large(LargeFile(MODEL.entry))
+    made.large.begin(LargeFile(MODEL.entry))
     yield made
     made.close()
     os.close(fd)

@@ -20,16 +20,16 @@ class Publisher:
 
     def take_over(self, file: LargeFile) -> bool:
         """Goes on with what a killed restore left of a file, if it did; says whether."""
-        return self._writer.take_over_large(file)
+        return self._writer.large.take_over(file)
 
     def begin(self, targets: list[SegmentTarget], needs_room: bool = True) -> None:
         """Makes the unfinished files that segments go into, unless that was done.
 
         Args:
-            needs_room: as for ``Writer.begin_large``.
+            needs_room: as for ``LargeFiles.begin``.
         """
         for file in {target.file for target in targets}:
-            self._writer.begin_large(file, needs_room)
+            self._writer.large.begin(file, needs_room)
 
     def written(self, targets: list[SegmentTarget]) -> None:
         """Takes note of segments that are there, and publishes the files that are complete with them."""
@@ -43,7 +43,7 @@ class Publisher:
 
     def publish(self, file: LargeFile) -> None:
         """Gives a complete file its final name."""
-        self._writer.publish_large(file)
+        self._writer.large.publish(file)
         self._notes.not_made.update(self._writer.take_not_made())
         file.is_published = True
         self._notes.meter.add(Stage.WRITE, entries=1)
@@ -51,7 +51,7 @@ class Publisher:
 
     def publish_empty(self, file: LargeFile) -> None:
         """Makes a large file that has no stored content."""
-        self._writer.begin_large(file)
+        self._writer.large.begin(file)
         self.publish(file)
 
     def close(self) -> None:
