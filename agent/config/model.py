@@ -91,8 +91,9 @@ class TransferConfig(msgspec.Struct, frozen=True):
     The memory of an operation, in bytes, is at most::
 
         staging_size                     chunks on their way: in the staging folder (s5cmd; on tmpfs it is memory),
-                                         or in reused memory (stream; directory when it restores), there at most 257 MiB
-                                         (half of it for each of both, while ``auto`` compares them)
+                                         or in reused memory (stream; directory when it restores), there at most two
+                                         thirds of it, or 257 MiB if that is more (half of it for each of both engines,
+                                         while ``auto`` compares them)
         + workers * (64 + 8 + 32 MiB)    one pack, two LZ4 blocks and the process itself, each worker
         + 64 MiB                         the process itself and the manifest's current sections
         + at most 64 MiB                 the files of a target that is not empty, before anything is fetched
@@ -101,7 +102,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
     Attributes:
         engine: which engine moves chunks.
         connections: connections to the store at once; a chunk on its way uses up to 8 (s5cmd) or 16 (stream).
-        staging_size: bytes of chunks on their way at once.
+        staging_size: bytes of chunks on their way at once. One that is uploaded takes up to 64 MiB and one connection.
         workers: worker processes that pack or write; 0 for one per core (at least 2, at most 8, and no more than memory
             allows: ``agent.pipeline.workers``); 1 for none, so that the operation's own process does it.
         s5cmd_path: the s5cmd program; empty to find it beside this Python and on PATH.

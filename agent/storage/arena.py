@@ -15,7 +15,16 @@ GRAIN = 64 << 10
 """Rooms begin and end at multiples of this, which also bounds how many tiny objects are under way."""
 
 ARENA_BYTES = 4 * ((64 << 20) + GRAIN)
-"""The most that an arena takes: four of the largest stored chunks. More would only wait for the threads that write."""
+"""What an arena takes by default: four of the largest stored chunks. A restore on two cores gains nothing by more."""
+
+
+def arena_bytes(staging_size: int) -> int:
+    """Returns what an arena takes of the bytes that may be on their way: all, or by default ``ARENA_BYTES``.
+
+    Who allows more than the default has a link that is wide and far: then it is two thirds, as a chunk that is uploaded
+    over one connection takes its room for long.
+    """
+    return min(staging_size, max(ARENA_BYTES, staging_size * 2 // 3))
 
 
 class Room:
@@ -47,13 +56,13 @@ class Arena:
     A room is taken as low as possible, so that memory which is not needed is never touched.
 
     Args:
-        capacity: bytes that may be in use at once; never more than ``ARENA_BYTES``.
+        capacity: bytes that may be in use at once.
         most: what ``widen`` may make of it at most; by default the capacity stays as it is.
     """
 
     def __init__(self, capacity: int, most: int = 0) -> None:
-        self._capacity = _rounded(min(capacity, ARENA_BYTES))
-        self._most = max(_rounded(min(most, ARENA_BYTES)), self._capacity)
+        self._capacity = _rounded(capacity)
+        self._most = max(_rounded(most), self._capacity)
         self._memory: SharedMemory | None = None
         self._holes = [(0, self._capacity)]
         self._rooms: set[Room] = set()

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from agent.config.model import StorageConfig, TransferConfig
 from agent.config.provider import ResolvedStorage
 from agent.errors import GpusnapError
-from agent.storage.arena import ARENA_BYTES, GRAIN, Arena
+from agent.storage.arena import ARENA_BYTES, GRAIN, Arena, arena_bytes
 from agent.storage.choice import STREAM
 from agent.storage.engine import Incoming, Outgoing, Share, TransferReport
 from agent.storage.keys import check_key
@@ -28,7 +28,7 @@ class StreamEngine:
     Args:
         storage: where the objects are, with the credentials.
         resolved: its endpoint, region and addressing style.
-        transfer: connections, memory (``staging_size``, at most ``ARENA_BYTES``) and retries.
+        transfer: connections, memory (``arena_bytes`` of ``staging_size``) and retries.
         share: what it may use at first, by default all of that.
 
     Raises:
@@ -43,7 +43,8 @@ class StreamEngine:
         share = share or Share.whole(transfer)
         self._requests = Requests(storage, resolved)
         self._policy = RetryPolicy(transfer.retry_seconds)
-        self._arena = Arena(share.bytes, most=transfer.staging_size)
+        most = arena_bytes(transfer.staging_size)
+        self._arena = Arena(min(share.bytes, most), most)
         self._pool = Pool(self._requests, share.connections)
         self._part_bytes = _part_bytes(share.connections)
 

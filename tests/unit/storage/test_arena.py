@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.errors import CancelledError, OutOfMemoryError
-from agent.storage.arena import GRAIN, Arena, Room
+from agent.storage.arena import ARENA_BYTES, GRAIN, Arena, Room, arena_bytes
 from tests.support.processes import wait_until
 
 MIB = 1 << 20
@@ -46,6 +46,15 @@ def test_rooms_never_overlap_and_all_comes_back(steps: list[tuple[int, int]]) ->
         assert room.view == bytes([mark]) * len(room.view)
         room.release()
     assert len(arena.take(16 * GRAIN).view) == 16 * GRAIN
+
+
+@pytest.mark.parametrize(
+    ("staging_size", "expected"),
+    [(160 * MIB, 160 * MIB), (384 * MIB, ARENA_BYTES), (3 << 30, 2 << 30)],
+    ids=["little memory", "the default", "a wide network"],
+)
+def test_what_an_arena_takes(staging_size: int, expected: int) -> None:
+    assert arena_bytes(staging_size) == expected
 
 
 def test_memory_is_used_again() -> None:
