@@ -92,8 +92,8 @@ class TransferConfig(msgspec.Struct, frozen=True):
 
         staging_size                     chunks on their way: in the staging folder (s5cmd; on tmpfs it is memory),
                                          or in reused memory (stream; directory when it restores), there at most two
-                                         thirds of it, or 257 MiB if that is more (half of it for each of both engines,
-                                         while ``auto`` compares them)
+                                         thirds of it and a quarter of what is free, or 257 MiB if that is more (half
+                                         of it for each of both engines, while ``auto`` compares them)
         + workers * (64 + 8 + 32 MiB)    one pack, two LZ4 blocks and the process itself, each worker
         + 64 MiB                         the process itself and the manifest's current sections
         + at most 64 MiB                 the files of a target that is not empty, before anything is fetched

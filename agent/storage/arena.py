@@ -18,13 +18,17 @@ ARENA_BYTES = 4 * ((64 << 20) + GRAIN)
 """What an arena takes by default: four of the largest stored chunks. A restore on two cores gains nothing by more."""
 
 
-def arena_bytes(staging_size: int) -> int:
+def arena_bytes(staging_size: int, free: int) -> int:
     """Returns what an arena takes of the bytes that may be on their way: all, or by default ``ARENA_BYTES``.
 
     Who allows more than the default has a link that is wide and far: then it is two thirds, as a chunk that is uploaded
     over one connection takes its room for long.
+
+    Args:
+        staging_size: the bytes that may be on their way; a staging folder on a disk may have more than the memory.
+        free: bytes of memory that are free; only a quarter is taken for more than the default.
     """
-    return min(staging_size, max(ARENA_BYTES, staging_size * 2 // 3))
+    return min(staging_size, max(ARENA_BYTES, min(staging_size * 2 // 3, free // 4)))
 
 
 class Room:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from agent.errors import NoSpaceError
+from agent.pipeline.workers import free_memory
 from agent.storage.arena import Arena, Room, arena_bytes
 from agent.storage.choice import FOLDER
 from agent.storage.directory import DirectoryStore
@@ -42,7 +43,7 @@ class DirectoryEngine:
     def __init__(self, store: DirectoryStore, capacity: int, threads: int) -> None:
         self._store = store
         self._budget = Budget(capacity)
-        self._arena = Arena(arena_bytes(capacity))
+        self._arena = Arena(arena_bytes(capacity, free_memory()))
         self._pool = ThreadPoolExecutor(threads, "directory-engine")
         self._lock = threading.Lock()
         self._folder = ""

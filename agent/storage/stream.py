@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from agent.config.model import StorageConfig, TransferConfig
 from agent.config.provider import ResolvedStorage
 from agent.errors import GpusnapError
+from agent.pipeline.workers import free_memory
 from agent.storage.arena import ARENA_BYTES, GRAIN, Arena, arena_bytes
 from agent.storage.choice import STREAM
 from agent.storage.engine import Incoming, Outgoing, Share, TransferReport
@@ -43,7 +44,7 @@ class StreamEngine:
         share = share or Share.whole(transfer)
         self._requests = Requests(storage, resolved)
         self._policy = RetryPolicy(transfer.retry_seconds)
-        most = arena_bytes(transfer.staging_size)
+        most = arena_bytes(transfer.staging_size, free_memory())
         self._arena = Arena(min(share.bytes, most), most)
         self._pool = Pool(self._requests, share.connections)
         self._part_bytes = _part_bytes(share.connections)

@@ -49,12 +49,18 @@ def test_rooms_never_overlap_and_all_comes_back(steps: list[tuple[int, int]]) ->
 
 
 @pytest.mark.parametrize(
-    ("staging_size", "expected"),
-    [(160 * MIB, 160 * MIB), (384 * MIB, ARENA_BYTES), (3 << 30, 2 << 30)],
-    ids=["little memory", "the default", "a wide network"],
+    ("staging_size", "free", "expected"),
+    [
+        (160 * MIB, 64 << 30, 160 * MIB),
+        (384 * MIB, 64 << 30, ARENA_BYTES),
+        (3 << 30, 64 << 30, 2 << 30),
+        (3 << 30, 4 << 30, 1 << 30),
+        (100 << 30, 0, ARENA_BYTES),
+    ],
+    ids=["little is allowed", "the default", "a wide network", "little memory", "nobody says how much memory"],
 )
-def test_what_an_arena_takes(staging_size: int, expected: int) -> None:
-    assert arena_bytes(staging_size) == expected
+def test_what_an_arena_takes(staging_size: int, free: int, expected: int) -> None:
+    assert arena_bytes(staging_size, free) == expected
 
 
 def test_memory_is_used_again() -> None:
