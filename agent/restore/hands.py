@@ -1,18 +1,33 @@
-"""The working threads of a restore while it looks at what is there, each with its hand."""
+"""What the working threads of a restore work with, and what they do together while it looks at what is there."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from agent.pipeline.crew import Crew, Stopwatch
+from agent.restore.chunk_writer import ChunkWriting
 from agent.restore.notes import Notes
-from agent.restore.publisher import Hand
+from agent.restore.publisher import Publisher
 from agent.restore.task import LocalTask, Written
 
 _T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hand:
+    """What one thread works with."""
+
+    chunks: ChunkWriting
+    publisher: Publisher
+
+    def close(self) -> None:
+        """Gives back what it holds."""
+        self.publisher.close()
+        self.chunks.close()
 
 
 class Hands:

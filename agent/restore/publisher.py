@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from agent.events import FileReady, Stage
-from agent.restore.chunk_writer import ChunkWriting
 from agent.restore.notes import Notes
 from agent.restore.plan import LargeFile, SegmentTarget
 from agent.restore.writer import Writer
@@ -57,16 +54,3 @@ class Publisher:
     def close(self) -> None:
         """Closes the open directories."""
         self._writer.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class Hand:
-    """What one thread works with."""
-
-    chunks: ChunkWriting
-    publisher: Publisher
-
-    def close(self) -> None:
-        """Gives back what it holds."""
-        self.publisher.close()
-        self.chunks.close()

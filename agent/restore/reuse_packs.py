@@ -6,10 +6,9 @@ import msgspec
 
 from agent.repository.manifest_reader import ManifestReader
 from agent.restore.elsewhere import Elsewhere
-from agent.restore.hands import Hands
+from agent.restore.hands import Hand, Hands
 from agent.restore.notes import Notes
 from agent.restore.plan import PackJob, RestorePlan
-from agent.restore.publisher import Hand
 from agent.restore.task import PackBuild, PackCheck
 
 

@@ -13,11 +13,10 @@ import msgspec
 from agent.errors import NoSpaceError
 from agent.repository.model import Chunk, Entry, Extent
 from agent.restore.elsewhere import Elsewhere, common_end
-from agent.restore.hands import Hands
+from agent.restore.hands import Hand, Hands
 from agent.restore.keep import Keeper
 from agent.restore.notes import Notes
 from agent.restore.plan import LargeFile, RestorePlan, SegmentJob, SegmentPlace, SegmentTarget
-from agent.restore.publisher import Hand
 from agent.restore.task import SegmentCopy, SegmentDigest
 
 MOST_SOURCES = 4

@@ -25,7 +25,7 @@ from agent.restore.ahead import Ahead
 from agent.restore.chunk_writer import ChunkWriter, ChunkWriting
 from agent.restore.directories import Directories
 from agent.restore.fetch import Fetcher
-from agent.restore.hands import Hands
+from agent.restore.hands import Hand, Hands
 from agent.restore.keep import Keeper
 from agent.restore.kept import KEPT_AFTER
 from agent.restore.links import further_names, intact_groups
@@ -36,7 +36,7 @@ from agent.restore.page_cache import bypasses
 from agent.restore.plan import Job, RestorePlan, make_plan
 from agent.restore.planning import Planning, in_order
 from agent.restore.present import Comparing
-from agent.restore.publisher import Hand, Publisher
+from agent.restore.publisher import Publisher
 from agent.restore.remote import MODULE, RemoteWriter
 from agent.restore.request import IfNotEmpty, RestoreRequest
 from agent.restore.reuse import reuse

@@ -7,10 +7,10 @@ from agent.events import Cause, ChunkFinished, Stage
 from agent.pipeline.crew import Stopwatch
 from agent.repository.manifest_reader import ManifestReader
 from agent.restore.fetch import Fetched, Fetcher
+from agent.restore.hands import Hand
 from agent.restore.marks import Marks
 from agent.restore.notes import Notes
 from agent.restore.plan import Job, PackJob, entries_of
-from agent.restore.publisher import Hand
 from agent.restore.selection import Selection
 from agent.restore.task import SegmentTask, Task, Written
 from agent.storage.engine import Incoming

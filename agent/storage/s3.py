@@ -112,13 +112,11 @@ class S3Store:
             return b""
         end = None if length is None else offset + length
 
-        def take(connection: Connection, head: Head) -> bytes:
-            if head.status in _BEYOND_END:
-                connection.read_text()
-                return b""
-            return _part(connection, head, lambda size: (offset, size if end is None else min(end, size)))[0]
+        def take(connection: Connection, head: Head) -> tuple[bytes, int] | None:
+            return _part(connection, head, lambda size: (offset, size if end is None else min(end, size)))
 
-        return self._exchange.ask(key, lambda: self._requests.get(key, offset, end), take, also=_BEYOND_END)
+        found = self._exchange.ask(key, lambda: self._requests.get(key, offset, end), take, also=_BEYOND_END)
+        return found[0] if found is not None else b""
 
     def read_tail(self, key: str, length: int) -> tuple[bytes, int]:
         """Returns the last ``length`` bytes and the whole size."""
@@ -127,9 +125,6 @@ class S3Store:
         wanted = {"range": f"bytes=-{length}"}
 
         def take(connection: Connection, head: Head) -> tuple[bytes, int] | None:
-            if head.status in _BEYOND_END:
-                connection.read_text()
-                return None
             return _part(connection, head, lambda size: (max(size - length, 0), size))
 
         found = self._exchange.ask(key, lambda: self._requests.about("GET", key, wanted), take, also=_BEYOND_END)
@@ -239,8 +234,8 @@ def _listing(connection: Connection, _: Head) -> Page:
     return parse_page(connection.read_all(PAGE_BYTES))
 
 
-def _part(connection: Connection, head: Head, wanted: Callable[[int], tuple[int, int]]) -> tuple[bytes, int]:
-    """Returns the wanted bytes of an object, and its size.
+def _part(connection: Connection, head: Head, wanted: Callable[[int], tuple[int, int]]) -> tuple[bytes, int] | None:
+    """Returns the wanted bytes of an object, and its size; ``None`` if it ends before them.
 
     Args:
         wanted: says from the size where they begin and end.
@@ -248,6 +243,9 @@ def _part(connection: Connection, head: Head, wanted: Callable[[int], tuple[int,
     Raises:
         BrokenAnswerError: they did not come, or not all of what the answer's head promised.
     """
+    if head.status in _BEYOND_END:
+        connection.read_text()
+        return None
     begin, end, size = head.part
     data = connection.read_all(READ_BYTES)
     if len(data) != end - begin:

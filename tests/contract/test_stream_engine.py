@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import socket
@@ -27,11 +26,9 @@ from agent.errors import (
 )
 from agent.storage.engine import TransferEngine, TransferReport
 from agent.storage.open import open_engine, open_store
-from tests.support.pipelines import Pipelines, memory_folder
 from tests.support.processes import wait_until
 from tests.support.proxy import Fault, Proxy, answer
 from tests.support.seaweed import SeaweedServer
-from tests.support.trees import Directory, File, Seeded, build, compare
 
 MIB = 1 << 20
 SIZE = 6 * MIB + 79
@@ -399,34 +396,3 @@ def test_keys_may_come_from_the_environment(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_access_key)
     assert fetch(make_engine(storage=storage), data) == 1
-
-
-def test_a_workspace_goes_there_and_back_over_a_bad_link(
-    seaweed: SeaweedServer, contract_bucket: str, proxy: Proxy
-) -> None:
-    folder = memory_folder() / f"gpusnap-stream-{uuid.uuid4().hex[:8]}"
-    folder.mkdir()
-    try:
-        storage = through(proxy, seaweed.storage_config(contract_bucket, f"round {uuid.uuid4().hex[:8]}"))
-        pipelines = Pipelines(folder, storage)
-        pipelines.transfer = msgspec.structs.replace(pipelines.transfer, engine=EngineChoice.STREAM, retry_seconds=20.0)
-        workspace, target = os.fsencode(folder / "workspace"), os.fsencode(folder / "target")
-        build(
-            workspace,
-            [
-                Directory(b"code"),
-                *(File(f"code/{number}.py".encode(), Seeded(number * 100)) for number in range(300)),
-                File(b"code/empty", b""),
-                File(b"model.safetensors", Seeded(70 * MIB)),
-            ],
-        )
-        broken = Fault(end_after=MIB)
-        proxy.faults.extend([Fault(), broken, Fault(), Fault(), broken])
-        saved = pipelines.snapshot(workspace)
-        proxy.faults.clear()
-        proxy.faults.extend([Fault()] * 4 + [broken, Fault(reset_after=MIB)] * 3)
-        restored = pipelines.restore(target)
-        assert (saved.engine, restored.engine) == ("stream", "stream")
-        assert compare(workspace, target) == []
-    finally:
-        subprocess.run(["rm", "-rf", folder], check=True)

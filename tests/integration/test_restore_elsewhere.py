@@ -15,8 +15,7 @@ from agent.events import ChunkKind, OperationResult
 from agent.repository.model import SEGMENT_SIZE
 from agent.restore import elsewhere, reuse, reuse_segments
 from agent.restore.elsewhere import Elsewhere
-from agent.restore.hands import Hands
-from agent.restore.publisher import Hand
+from agent.restore.hands import Hand, Hands
 from agent.restore.request import IfNotEmpty
 from agent.restore.task import LocalTask, SegmentCopy, SegmentDigest, Written
 from tests.support.children import needs_root

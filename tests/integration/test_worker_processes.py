@@ -20,8 +20,7 @@ import pytest
 from agent.errors import CancelledError, DataLossError, WorkerCrashedError
 from agent.events import ChunkFinished, PipelineEvent, ScanTotals
 from agent.pipeline.worker_processes import WorkerProcesses
-from agent.restore.hands import Hands
-from agent.restore.publisher import Hand
+from agent.restore.hands import Hand, Hands
 from agent.restore.request import IfNotEmpty
 from agent.restore.task import LocalTask, PackBuild, SegmentCopy, Written
 from tests.support.pipelines import memory_folder
