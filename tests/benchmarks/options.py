@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks.ours import DIRECTORY
-from tests.benchmarks.stores import StoreKind
+from tests.benchmarks.stores import Link, StoreKind
 from tests.benchmarks.workspace import Size
 
 TOOLS = ("gpusnap", "restic", "rclone", "tar", "s5cmd", "cp")
@@ -29,7 +31,7 @@ class Options:
         stores: which stores.
         rounds: how often.
         small_files: whether many small files are measured too.
-        megabits: the bandwidth of the link, Mbit/s; ``None`` for no limit.
+        link: the bandwidth of the link.
         tls: whether the store is reached by https; both ways if there are two.
         cores: with how many cores restores are measured, besides.
         json: where to write figures; ``None`` for nowhere.
@@ -45,7 +47,7 @@ class Options:
     stores: tuple[StoreKind, ...]
     rounds: int
     small_files: bool
-    megabits: float | None
+    link: Link
     tls: tuple[bool, ...]
     cores: tuple[int, ...]
     json: Path | None
@@ -71,7 +73,9 @@ def read_options(arguments: list[str] | None = None) -> Options:
     add("--store", type=_list_of(kinds.split(",")), default=tuple(kinds.split(",")), help=f"some of {kinds}")
     add("--rounds", type=_rounds, default=3)
     add("--small-files", action=argparse.BooleanOptionalAction, help="files of 4 KB too; the default with --size full")
-    add("--bandwidth", type=_bandwidth, metavar="MBIT", help="of the link to the store, each way, up to about 2000")
+    limited = functools.partial(add, type=_bandwidth, metavar="MBIT", default=math.inf)
+    limited("--bandwidth", help="of the link to the store, each way, up to about 2000")
+    limited("--connection-bandwidth", help="of each connection, each way")
     add(
         "--tls",
         choices=TLS,
@@ -96,7 +100,7 @@ def read_options(arguments: list[str] | None = None) -> Options:
         stores=tuple(map(StoreKind, given.store)),
         rounds=given.rounds,
         small_files=given.size is Size.FULL if given.small_files is None else given.small_files,
-        megabits=given.bandwidth,
+        link=Link(given.bandwidth, given.connection_bandwidth),
         tls=TLS[given.tls],
         cores=given.cores,
         json=given.json,

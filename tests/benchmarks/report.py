@@ -11,7 +11,7 @@ import msgspec
 
 from tests.benchmarks.rounds import Case, Outcome, Sample, Skipped
 from tests.benchmarks.scaling import Scaling, scaling_lines
-from tests.benchmarks.stores import Store, StoreKind
+from tests.benchmarks.stores import Link, Store, StoreKind
 from tests.benchmarks.table import (
     Summary,
     Target,
@@ -60,7 +60,7 @@ class Report(msgspec.Struct):
     """
 
     machine: Machine
-    megabits: float | None
+    link: Link
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     sections: list[Section] = msgspec.field(default_factory=list)
     skipped: list[Skipped] = msgspec.field(default_factory=list)
@@ -105,8 +105,7 @@ def _targets(case: Case, outcome: Outcome, tls: bool, small_files: bool) -> list
 def lines(report: Report) -> Iterator[str]:
     """Yields the report for the terminal."""
     machine = report.machine
-    link = f"{report.megabits:g} Mbit/s" if report.megabits else "unlimited"
-    yield f"{machine.cores} cores, load {machine.load:.1f}; bandwidth {link}"
+    yield f"{machine.cores} cores, load {machine.load:.1f}; bandwidth {report.link}"
     for tool, version in report.versions.items():
         yield f"  {tool}: {version}"
     yield from skipped_lines(report.skipped)

@@ -29,7 +29,7 @@ from tests.benchmarks.report import Report, Section, lines, section_of, this_mac
 from tests.benchmarks.rivals import RIVALS, ChunkCopy, Rclone
 from tests.benchmarks.rounds import Case, Outcome, Skipped, chunk_files, compete
 from tests.benchmarks.scaling import Scaling, measure_scaling
-from tests.benchmarks.stores import Store, StoreKind, StoreMissingError, open_store
+from tests.benchmarks.stores import Link, Store, StoreKind, StoreMissingError, open_store
 from tests.benchmarks.tools import Tool
 from tests.benchmarks.verify import Verifier
 from tests.benchmarks.workspace import WorkspaceError, contents, prepare, prepare_small_files
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     However it ends, it prints and writes what was measured until then.
     """
     options = read_options(arguments)
-    report = Report(this_machine(), options.megabits)
+    report = Report(this_machine(), options.link)
     options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=options.folder))
     status = 0
@@ -84,7 +84,7 @@ class _Benchmark:
                 name = f"{kind.value}{' over https' if tls else ''}"
                 place = self._place(name.replace(" ", "-"))
                 try:
-                    with open_store(kind, place, tls=tls, megabits=self._options.megabits) as store:
+                    with open_store(kind, place, tls=tls, link=self._options.link) as store:
                         self._against(store, cases, place, again=again)
                 except StoreMissingError as error:
                     self._report.skipped.append(Skipped(name, str(error)))
@@ -115,7 +115,7 @@ class _Benchmark:
         # One that is yet to find out its engine would blur what the cores do.
         engine = next((each for each in self._options.engines if each in ("stream", "s5cmd")), "stream")
         try:
-            with open_store(StoreKind.NGINX, self._place("scaling"), tls=False, megabits=None) as store:
+            with open_store(StoreKind.NGINX, self._place("scaling"), tls=False, link=Link()) as store:
                 measure_scaling(scaling, case, self._options.cores, engine, self._options.rounds, store)
         except StoreMissingError as error:
             scaling.skipped.append(Skipped(StoreKind.NGINX.value, str(error)))

@@ -1,6 +1,8 @@
-"""A TCP proxy with a limited bandwidth, shared by all its connections; each direction has it to itself, as a link has.
+"""A TCP proxy with a limited bandwidth: of all its connections together, and of each one.
 
-    python -m tests.benchmarks.shaper PORT HOST:PORT MBIT
+Each direction has it to itself, as a link has. "inf" is no limit.
+
+    python -m tests.benchmarks.shaper PORT HOST:PORT MBIT MBIT
 
 It costs about a CPU second a gigabyte, so it can shape to some 2000 Mbit/s.
 """
@@ -11,6 +13,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Iterable
 
 PIECE = 1 << 16
 
@@ -30,10 +33,10 @@ class Pace:
         await asyncio.sleep(self.free_at - now)
 
 
-async def serve(port: int, server: str, megabits: float) -> None:
+async def serve(port: int, server: str, megabits: float, connection_megabits: float) -> None:
     """Serves until cancelled."""
     host, _, server_port = server.rpartition(":")
-    upward, downward = Pace(megabits * 125_000), Pace(megabits * 125_000)
+    upward, downward = _pace(megabits), _pace(megabits)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -41,20 +44,28 @@ async def serve(port: int, server: str, megabits: float) -> None:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_pump(reader, onward_writer, upward), _pump(onward_reader, writer, downward))
+        own_upward, own_downward = _pace(connection_megabits), _pace(connection_megabits)
+        await asyncio.gather(
+            _pump(reader, onward_writer, (own_upward, upward)), _pump(onward_reader, writer, (own_downward, downward))
+        )
 
     listener = await asyncio.start_server(connected, "127.0.0.1", port, limit=PIECE)
     await listener.serve_forever()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pace: Pace) -> None:
+def _pace(megabits: float) -> Pace:
+    return Pace(megabits * 125_000)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, paces: Iterable[Pace]) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(PIECE):
-            await pace.take(len(data))
+            for pace in paces:
+                await pace.take(len(data))
             writer.write(data)
             await writer.drain()
     writer.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), sys.argv[2], float(sys.argv[3])))
+    asyncio.run(serve(int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), float(sys.argv[4])))

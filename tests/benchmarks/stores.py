@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import os
 import socket
 import sys
@@ -67,6 +68,26 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class Link:
+    """The way to a store: Mbit/s each way, of all connections together and of each one; infinite for no limit."""
+
+    megabits: float = math.inf
+    connection_megabits: float = math.inf
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether nothing is in the way."""
+        return math.isinf(self.megabits) and math.isinf(self.connection_megabits)
+
+    def __str__(self) -> str:
+        limits = (
+            (self.megabits, "Mbit/s"),
+            (self.connection_megabits, "Mbit/s a connection"),
+        )
+        return ", ".join(f"{limit:g} {unit}" for limit, unit in limits if math.isfinite(limit)) or "unlimited"
+
+
+@dataclass(frozen=True)
 class Store:
     """A running server and the link to it.
 
@@ -103,14 +124,14 @@ class Store:
 
 
 @contextlib.contextmanager
-def open_store(kind: StoreKind, folder: Path, *, tls: bool, megabits: float | None) -> Iterator[Store]:
+def open_store(kind: StoreKind, folder: Path, *, tls: bool, link: Link) -> Iterator[Store]:
     """Starts a server and, in front of it, what the link needs.
 
     Args:
         kind: which server.
         folder: an existing folder on a disk, for its data (nginx keeps them in memory).
         tls: whether it is reached by https.
-        megabits: the bandwidth of the link in Mbit/s each way; unlimited by default.
+        link: the way to it.
 
     Raises:
         StoreMissingError: a program is missing.
@@ -125,8 +146,8 @@ def open_store(kind: StoreKind, folder: Path, *, tls: bool, megabits: float | No
                 port = front.port
         except FileNotFoundError as error:
             raise StoreMissingError(str(error)) from error
-        if megabits is not None:
-            port = stack.enter_context(_shaped(port, megabits))
+        if not link.is_unlimited:
+            port = stack.enter_context(_shaped(port, link))
         yield Store(kind, server, f"{'https' if tls else 'http'}://127.0.0.1:{port}", certificate)
 
 
@@ -148,9 +169,10 @@ def _seaweed(stack: contextlib.ExitStack, folder: Path) -> tuple[Server, int]:
 
 
 @contextlib.contextmanager
-def _shaped(port: int, megabits: float) -> Iterator[int]:
+def _shaped(port: int, link: Link) -> Iterator[int]:
     own = free_port({port})
-    arguments = [sys.executable, "-m", "tests.benchmarks.shaper", str(own), f"127.0.0.1:{port}", str(megabits)]
+    limits = [str(link.megabits), str(link.connection_megabits)]
+    arguments = [sys.executable, "-m", "tests.benchmarks.shaper", str(own), f"127.0.0.1:{port}", *limits]
     proxy = start_child(arguments, environment=os.environ, folder=str(ROOT))
 
     def answers() -> bool:

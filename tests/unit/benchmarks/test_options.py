@@ -17,7 +17,8 @@ def test_by_default_everything_is_measured(tmp_path: Path) -> None:
     assert options.engines[0] == "auto", "what users have"
     assert options.stores == (StoreKind.SEAWEED, StoreKind.NGINX)
     assert (options.size, options.rounds, options.small_files, options.cores) == (Size.FULL, 3, True, ())
-    assert (options.folder, options.json, options.megabits, options.workspace) == (tmp_path, None, None, None)
+    assert (options.folder, options.json, options.workspace) == (tmp_path, None, None)
+    assert options.link.is_unlimited
     assert not read_options(["--size", "quick"]).small_files
 
 
