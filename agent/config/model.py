@@ -97,12 +97,13 @@ class TransferConfig(msgspec.Struct, frozen=True):
         + workers * (64 + 8 + 32 MiB)    one pack, two LZ4 blocks and the process itself, each worker
         + 64 MiB                         the process itself and the manifest's current sections
         + at most 64 MiB                 the files of a target that is not empty, before anything is fetched
-        + about 2 MiB * connections      s5cmd; stream: 0.1 MiB * connections
+        + about 2 MiB * connections      s5cmd; stream: 0.4 MiB * connections
 
     Attributes:
         engine: which engine moves chunks.
         connections: connections to the store at once; a chunk on its way uses up to 8 (s5cmd) or 16 (stream).
-        staging_size: bytes of chunks on their way at once. One that is uploaded takes up to 64 MiB and one connection.
+        staging_size: bytes of chunks on their way at once. One that is uploaded takes what it was compressed to, up to
+            64 MiB, and one connection; with stream, segments that LZ4 does not shrink may be on their way besides.
         workers: worker processes that pack or write; 0 for one per core (at least 2, at most 8, and no more than memory
             allows: ``agent.pipeline.workers``); 1 for none, so that the operation's own process does it.
         s5cmd_path: the s5cmd program; empty to find it beside this Python and on PATH.

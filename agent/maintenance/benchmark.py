@@ -139,16 +139,22 @@ class _Benchmark:
         futures = []
         for key in keys:
             self._check()
-            outgoing = engine.outgoing(self._request.object_bytes)
-            try:
-                self._objects.write(outgoing, key)
-            except BaseException:
-                outgoing.release()
-                raise
-            future = engine.upload(outgoing, key)
+            future = self._begin_upload(engine, key)
             future.add_done_callback(self._uploaded)
             futures.append(future)
         return futures
+
+    def _begin_upload(self, engine: TransferEngine, key: str) -> Future[TransferReport]:
+        size = self._request.object_bytes
+        if engine.sources is not None and engine.sources.are_preferred(size):
+            return engine.sources.upload(self._objects.source(key), key)
+        outgoing = engine.outgoing(size)
+        try:
+            self._objects.write(outgoing, key)
+        except BaseException:
+            outgoing.release()
+            raise
+        return engine.upload(outgoing, key)
 
     def _uploaded(self, done: Future[TransferReport]) -> None:
         if done.exception() is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from agent.pipeline.memory import anonymous
@@ -50,11 +50,13 @@ class BenchmarkObjects:
 
     def write(self, outgoing: Outgoing, key: str) -> None:
         """Writes the object with this key."""
-        mark = self._mark(key)
-        outgoing.write(mark)
-        for start in range(len(mark), len(self._content), PIECE_BYTES):
+        for piece in self.source(key).pieces():
             self._check()
-            outgoing.write(self._content[start : start + PIECE_BYTES])
+            outgoing.write(piece)
+
+    def source(self, key: str) -> MadeUp:
+        """Returns the object with this key, for an upload that holds none of it."""
+        return MadeUp(self._mark(key), self._content)
 
     def is_right(self, key: str, view: memoryview) -> bool:
         """Says whether ``view`` may be the object with this key: its size, its beginning and its end."""
@@ -82,6 +84,24 @@ class BenchmarkObjects:
 
     def _mark(self, key: str) -> bytes:
         return hashlib.blake2b(key.encode(), digest_size=MARK_BYTES).digest()[: len(self._content)]
+
+
+class MadeUp:
+    """One object of a benchmark: a mark, and what all of them share."""
+
+    def __init__(self, mark: bytes, content: memoryview) -> None:
+        self.size = len(content)
+        self._mark = mark
+        self._content = content
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Yields its bytes."""
+        yield memoryview(self._mark)
+        for start in range(len(self._mark), self.size, PIECE_BYTES):
+            yield self._content[start : start + PIECE_BYTES]
+
+    def close(self) -> None:
+        """Does nothing: the content is the benchmark's."""
 
 
 def removable(found: Collection[ObjectInfo], own: str) -> list[str]:

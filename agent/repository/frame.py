@@ -44,18 +44,29 @@ class Encoder:
         self._block = memoryview(bytearray(BLOCK_SIZE + BLOCK_SIZE // 255 + 64))
 
     def pieces(self, raw: memoryview) -> Iterator[bytes | memoryview]:
-        """Yields the frame of ``raw`` piece by piece; each piece is valid until the next one is asked for."""
+        """Yields the frame of ``raw`` piece by piece. They are parts of ``raw``, which is overwritten with them."""
         yield HEADER
         for start in range(0, len(raw), BLOCK_SIZE):
             block = raw[start : start + BLOCK_SIZE]
             size = cramjam.lz4.compress_block_into(block, self._block, store_size=False)
             if size < len(block):
+                block[:size] = self._block[:size]
                 yield size.to_bytes(4, "little")
-                yield self._block[:size]
+                yield block[:size]
             else:
-                yield (len(block) | _RAW).to_bytes(4, "little")
+                yield raw_word(len(block))
                 yield block
         yield END
+
+
+def encode(raw: bytes) -> bytes:
+    """Returns the frame of bytes that are few."""
+    return b"".join(Encoder().pieces(memoryview(bytearray(raw))))
+
+
+def raw_word(size: int) -> bytes:
+    """Returns what stands before a raw block of ``size`` bytes."""
+    return (size | _RAW).to_bytes(4, "little")
 
 
 def blocks(frame: memoryview, raw_size: int) -> Iterator[Block]:

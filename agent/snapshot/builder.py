@@ -29,7 +29,7 @@ from agent.snapshot.source import (
     unreadable,
     unsure,
 )
-from agent.snapshot.task import BuiltPack, BuiltSegment, Stored
+from agent.snapshot.task import BuiltPack, BuiltSegment, Compressed, Stored
 from agent.storage.engine import Outgoing
 
 READ_STEP = 4 << 20
@@ -51,8 +51,12 @@ class ChunkBuilding(Protocol):
         """
         ...
 
+    def compress(self) -> Compressed:
+        """Compresses what was built last, once."""
+        ...
+
     def store(self, outgoing: Outgoing) -> Stored:
-        """Compresses what was built last."""
+        """Writes what was compressed."""
         ...
 
     def close(self) -> None:
@@ -74,6 +78,7 @@ class ChunkBuilder:
         self._buffer = memoryview(mmap.mmap(-1, MAX_CHUNK_SIZE))
         self._size = 0
         self._encoder = Encoder()
+        self._compressed: list[bytes | memoryview] = []
         self._problems: list[ManifestWarning] = []
 
     def close(self) -> None:
@@ -113,20 +118,29 @@ class ChunkBuilder:
         hashed = time.monotonic()
         return BuiltSegment(id_, self._size, is_short, read - begun, hashed - read, processor_seconds() - on_processor)
 
-    def store(self, outgoing: Outgoing) -> Stored:
-        """Compresses what was built last."""
-        return self.compress(outgoing.write)
-
-    def compress(self, write: Callable[[bytes | memoryview], object]) -> Stored:
-        """Compresses what was built last, piece by piece."""
+    def compress(self) -> Compressed:
+        """Compresses what was built last, in its place."""
         on_processor = processor_seconds()
-        size = 0
+        self._compressed = []
         with Stopwatch() as watch:
             for piece in self._encoder.pieces(self._buffer[: self._size]):
                 self._check()
+                self._compressed.append(piece)
+        size = sum(map(len, self._compressed))
+        return Compressed(size, watch.seconds, processor_seconds() - on_processor)
+
+    def store(self, outgoing: Outgoing) -> Stored:
+        """Writes what was compressed."""
+        return self.write(outgoing.write)
+
+    def write(self, write: Callable[[bytes | memoryview], object]) -> Stored:
+        """Writes what was compressed, piece by piece."""
+        on_processor = processor_seconds()
+        with Stopwatch() as watch:
+            for piece in self._compressed:
+                self._check()
                 write(piece)
-                size += len(piece)
-        return Stored(size, watch.seconds, processor_seconds() - on_processor)
+        return Stored(watch.seconds, processor_seconds() - on_processor)
 
     def _hash(self) -> bytes:
         return blake3(self._buffer[: self._size]).digest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -20,9 +19,10 @@ from agent.repository.model import SEGMENT_SIZE, Entry, ManifestWarning
 from agent.repository.tar import member_header
 from agent.snapshot.assembly import Assembly, Piece
 from agent.snapshot.builder import ChunkBuilding
+from agent.snapshot.large_file import LargeFile, SegmentInFile, SentFiles
 from agent.snapshot.plan import PackPlan
-from agent.snapshot.sink import ChunkRef, ChunkSink
-from agent.snapshot.source import READ_ATTEMPTS, changed, refreshed, same_content, unreadable, unsure
+from agent.snapshot.sink import ChunkRef, ChunkSink, InFile
+from agent.snapshot.source import READ_ATTEMPTS, changed, unreadable, unsure
 from agent.snapshot.task import BuiltPack, BuiltSegment
 
 _T = TypeVar("_T")
@@ -36,37 +36,6 @@ class PackTask(msgspec.Struct, frozen=True):
 
     number: int
     plan: PackPlan
-
-
-class LargeFile:
-    """A large file whose segments are under way. Its descriptor stays open, so all segments are of one file.
-
-    Attributes:
-        planned: its entry as it was scanned.
-        entry: its entry as it is read.
-    """
-
-    def __init__(self, number: int, planned: Entry, fd: int) -> None:
-        self.number = number
-        self.planned = planned
-        self.fd = fd
-        self.before = os.fstat(fd)
-        self.entry = refreshed(planned, fd, self.before)
-        self.segments: list[ChunkRef | None] = [None] * -(-self.entry.data_size // SEGMENT_SIZE)
-        self.left = len(self.segments)
-        self.is_short = False
-        self.error: OSError | None = None
-        self.lock = threading.Lock()
-
-    @property
-    def dropped_groups(self) -> frozenset[int]:
-        """The group whose other names lead to what stood in its place before, if another file does now."""
-        is_replaced = self.planned.hard_link_group != self.entry.hard_link_group
-        return frozenset({self.planned.hard_link_group}) if is_replaced else frozenset()
-
-    def has_changed(self) -> bool:
-        """Says whether the file was written to since its reading began."""
-        return self.is_short or not same_content(self.before, os.fstat(self.fd))
 
 
 class SegmentTask(msgspec.Struct, frozen=True):
@@ -88,6 +57,7 @@ class Packer:
         meter: Meter,
         occupations: Occupations,
         warnings: Warnings,
+        sent_files: SentFiles,
     ) -> None:
         self._builder = builder
         self._sink = sink
@@ -96,6 +66,7 @@ class Packer:
         self._meter = meter
         self._occupations = occupations
         self._warnings = warnings
+        self._sent_files = sent_files
 
     def close(self) -> None:
         """Gives back what it holds."""
@@ -131,16 +102,21 @@ class Packer:
             self.finish(file)
 
     def finish(self, file: LargeFile) -> None:
-        """Reads a file again that changed meanwhile, writes its header chunk and places it."""
+        """Reads a file again that changed meanwhile, and places it once nothing is sent from it any more."""
         try:
             if file.error is not None:
                 raise file.error
             file = self._settled(file)
         except OSError as error:
+            os.close(file.fd)
             self.drop(file.number, file.planned, error)
             return
-        finally:
+        if not self._sent_files.takes(file):
             os.close(file.fd)
+            self._place(file)
+
+    def _place(self, file: LargeFile) -> None:
+        """Writes its header chunk and places it."""
         entry = msgspec.structs.replace(file.entry, segments=len(file.segments))
         chunks = [self._sink.put_small(member_header(entry), ChunkKind.HEADER), *filter(None, file.segments)]
         self._meter.add(Stage.PACK, entries=1)
@@ -154,22 +130,22 @@ class Packer:
 
     def _settled(self, file: LargeFile) -> LargeFile:
         """Returns the file as it was read without a change, or as last read, with a warning."""
-        for _ in range(READ_ATTEMPTS - 1):
-            if not file.has_changed():
-                return file
-            file = LargeFile(file.number, file.planned, file.fd)
+        while file.has_changed():
+            if file.attempt == READ_ATTEMPTS:
+                file.entry = unsure(file.entry)
+                self._warn([changed(file.entry.path)])
+                break
+            file = file.again()
             for index in range(len(file.segments)):
                 self._read_segment(file, index)
-        if file.has_changed():
-            file.entry = unsure(file.entry)
-            self._warn([changed(file.entry.path)])
+        file.settle()
         return file
 
     def _build_pack(self, plan: PackPlan) -> tuple[BuiltPack, ChunkRef | None]:
         with Stopwatch() as watch:
             built = self._builder.pack(plan)
         self._occupations.worked(watch.seconds, built.processor_seconds)
-        return built, self._put(built, ChunkKind.PACK) if built.raw_size else None
+        return built, self._put(built, ChunkKind.PACK, None) if built.raw_size else None
 
     def _read_segment(self, file: LargeFile, index: int) -> None:
         start = index * SEGMENT_SIZE
@@ -183,10 +159,14 @@ class Packer:
         with Stopwatch() as watch:
             built = self._builder.segment(file.fd, file.entry, start, size)
         self._occupations.worked(watch.seconds, built.processor_seconds)
-        return built, self._put(built, ChunkKind.SEGMENT)
+        # What changed might go on changing, and holes would be looked for again and again.
+        is_steady = file.attempt == 1 and not file.entry.sparse
+        in_file = SegmentInFile(file, start) if is_steady else None
+        return built, self._put(built, ChunkKind.SEGMENT, in_file)
 
-    def _put(self, built: BuiltPack | BuiltSegment, kind: ChunkKind) -> ChunkRef:
-        return self._sink.put(ChunkRef(built.id, built.raw_size, kind), built.hash_seconds, self._builder.store)
+    def _put(self, built: BuiltPack | BuiltSegment, kind: ChunkKind, in_file: InFile | None) -> ChunkRef:
+        chunk = ChunkRef(built.id, built.raw_size, kind)
+        return self._sink.put(chunk, built.hash_seconds, self._builder, in_file)
 
     def _surviving(self, work: Callable[[], _T]) -> _T:
         """Does work again whose worker process died over it."""

@@ -14,6 +14,8 @@ from agent.snapshot.task import (
     BuildSegment,
     BuiltPack,
     BuiltSegment,
+    Compress,
+    Compressed,
     Failed,
     Refused,
     Store,
@@ -34,6 +36,7 @@ class RemoteBuilder:
 
     def __init__(self, processes: WorkerProcesses, root_fd: int) -> None:
         self._worker = WorkerPlace(processes, lambda: (b"", [root_fd]))
+        self._size = 0
         self._answers = msgspec.msgpack.Decoder[Answer](Answer)
 
     def pack(self, plan: PackPlan) -> BuiltPack:
@@ -50,13 +53,20 @@ class RemoteBuilder:
         assert isinstance(answer, BuiltSegment)
         return answer
 
+    def compress(self) -> Compressed:
+        """Has what was built last compressed."""
+        answer = self._call(Compress())
+        assert isinstance(answer, Compressed)
+        self._size = answer.size
+        return answer
+
     def store(self, outgoing: Outgoing) -> Stored:
-        """Has what was built last compressed into its room."""
+        """Has what was compressed written into its room."""
         answer = self._call(Store(outgoing.place.offset), outgoing.place.fd)
         if isinstance(answer, Failed):
             raise outgoing.failure(OSError(answer.errno, answer.message))
         assert isinstance(answer, Stored)
-        outgoing.written_elsewhere(answer.size)
+        outgoing.written_elsewhere(self._size)
         return answer
 
     def close(self) -> None:

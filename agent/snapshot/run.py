@@ -33,8 +33,9 @@ from agent.snapshot.filters import Filter
 from agent.snapshot.found import FoundChunks
 from agent.snapshot.interrupted import Interrupted, Marker
 from agent.snapshot.known import Known
+from agent.snapshot.large_file import LargeFile, SentFiles
 from agent.snapshot.look_ahead import LookAhead
-from agent.snapshot.packer import LargeFile, Packer, PackTask, SegmentTask
+from agent.snapshot.packer import Packer, PackTask, SegmentTask
 from agent.snapshot.parent import open_parent
 from agent.snapshot.plan import LargePlan, PackPlan, plan
 from agent.snapshot.remote import MODULE, RemoteBuilder
@@ -145,6 +146,7 @@ class _Snapshot:
         # A small workspace is saved sooner than processes start.
         self._uses_processes = self._workers > 1 and request.transfer.workers > 0
         self._planned_bytes = self._planned_entries = 0
+        self._sent_files = SentFiles(self._crew, self._workers)
         self._tasks: Channel[PackTask | SegmentTask | None] = Channel(self._crew, 2 * self._workers)
         self._allowance = Allowance(self._crew, ENTRIES_IN_FLIGHT)
 
@@ -226,7 +228,9 @@ class _Snapshot:
         self._crew.start("plan", lambda: self._plan(root_fd, scan, sink, assembly))
         for number in range(self._workers):
             self._crew.start(f"pack-{number}", lambda: self._pack(root_fd, sink, assembly))
+        self._crew.start("sent", lambda: self._finish_sent(root_fd, sink, assembly))
         self._crew.join()
+        self._occupations.add(Cause.STORE, self._sent_files.seconds * self._workers)
 
     def _plan(self, root_fd: int, scan: ScanAhead, sink: ChunkSink, assembly: Assembly) -> None:
         # Only for large files that cannot be opened or have no content: those never reach a packing thread.
@@ -286,12 +290,22 @@ class _Snapshot:
                     packer.pack(task)
                 else:
                     packer.segment(task)
+            self._sent_files.reader_ends()
+        finally:
+            packer.close()
+
+    def _finish_sent(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> None:
+        packer = self._packer(root_fd, sink, assembly)
+        try:
+            self._sent_files.run(packer.finish)
         finally:
             packer.close()
 
     def _packer(self, root_fd: int, sink: ChunkSink, assembly: Assembly) -> Packer:
         builder = ChunkBuilder(root_fd, self._crew.check)
-        return Packer(builder, sink, assembly, self._crew, self._meter, self._occupations, self._warnings)
+        return Packer(
+            builder, sink, assembly, self._crew, self._meter, self._occupations, self._warnings, self._sent_files
+        )
 
     def _next_task(self) -> PackTask | SegmentTask | None:
         with Stopwatch() as watch:

@@ -23,13 +23,17 @@ class BuildSegment(msgspec.Struct, frozen=True, tag="build_segment"):
     size: int
 
 
+class Compress(msgspec.Struct, frozen=True, tag="compress"):
+    """Compress what was built last, once."""
+
+
 class Store(msgspec.Struct, frozen=True, tag="store"):
-    """Compress what was built last into a file or shared memory, whose descriptor comes along, from ``offset`` on."""
+    """Write what was compressed to a file or shared memory, whose descriptor comes along, from ``offset`` on."""
 
     offset: int
 
 
-Task = BuildPack | BuildSegment | Store
+Task = BuildPack | BuildSegment | Compress | Store
 
 
 class BuiltPack(msgspec.Struct, frozen=True, tag="built_pack"):
@@ -66,10 +70,17 @@ class BuiltSegment(msgspec.Struct, frozen=True, tag="built_segment"):
     processor_seconds: float
 
 
-class Stored(msgspec.Struct, frozen=True, tag="stored"):
+class Compressed(msgspec.Struct, frozen=True, tag="compressed"):
     """A chunk was compressed to so many bytes; seconds as in ``BuiltPack``."""
 
     size: int
+    seconds: float
+    processor_seconds: float
+
+
+class Stored(msgspec.Struct, frozen=True, tag="stored"):
+    """A compressed chunk was written; seconds as in ``BuiltPack``."""
+
     seconds: float
     processor_seconds: float
 
@@ -87,5 +98,5 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     error: ErrorInfo
 
 
-Answer = BuiltPack | BuiltSegment | Stored | Failed | Refused
+Answer = BuiltPack | BuiltSegment | Compressed | Stored | Failed | Refused
 """``Failed`` answers only ``BuildSegment`` and ``Store``."""

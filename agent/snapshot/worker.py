@@ -15,7 +15,7 @@ from agent.errors import describe, is_defect
 from agent.pipeline.process_name import ProcessName, name_process
 from agent.pipeline.worker_process import WorkerDiedError, beating, own_connection, received
 from agent.snapshot.builder import ChunkBuilder
-from agent.snapshot.task import Answer, BuildPack, BuildSegment, Failed, Refused, Stored, Task
+from agent.snapshot.task import Answer, BuildPack, BuildSegment, Compress, Failed, Refused, Stored, Task
 
 
 def main() -> int:
@@ -42,6 +42,8 @@ def _answer(builder: Callable[[], ChunkBuilder], task: Task, descriptors: Sequen
             return builder().pack(task.plan)
         if isinstance(task, BuildSegment):
             return builder().segment(descriptors[0], task.entry, task.start, task.size)
+        if isinstance(task, Compress):
+            return builder().compress()
         return _store(builder(), descriptors[0], task.offset)
     except Exception as error:
         # Without memory no file is at fault.
@@ -63,7 +65,7 @@ def _store(builder: ChunkBuilder, fd: int, offset: int) -> Stored:
             left = left[count:]
             position += count
 
-    return builder.compress(write)
+    return builder.write(write)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,22 @@ class Arena:
         self._changed = threading.Condition()
 
     @property
+    def capacity(self) -> int:
+        """Bytes that may be in use at once."""
+        with self._changed:
+            return self._capacity
+
+    @property
     def waiting(self) -> int:
         """How many threads wait for a room."""
         with self._changed:
             return len(self._queue)
+
+    def has_room(self, size: int, seconds: float) -> bool:
+        """Waits so long for a moment in which ``take`` would not block; says whether there was one."""
+        size = _rounded(size)
+        with self._changed:
+            return self._changed.wait_for(lambda: self._aborted or (not self._queue and self._fits(size)), seconds)
 
     def take(self, size: int) -> Room:
         """Returns a room of ``size`` bytes or a little more, blocking while there is none.

@@ -19,12 +19,14 @@ from agent.errors import (
 )
 from agent.events import Direction, Measurement
 from agent.storage.auto_gate import Admission, Contender, Gate
-from agent.storage.auto_objects import GatedIncoming, GatedOutgoing
+from agent.storage.auto_objects import GatedIncoming, GatedOutgoing, GatedSource
+from agent.storage.auto_sources import AutoSources
 from agent.storage.choice import S5CMD, STREAM, Choice, EngineAccount, compared, other
 from agent.storage.engine import Incoming, Outgoing, Share, TransferReport, WidenableEngine
 from agent.storage.keys import check_key
 from agent.storage.outgoing_file import OutgoingFile
-from agent.storage.spare import SpareTime
+from agent.storage.source import Source, SourceLostError
+from agent.storage.spare import Outlook, Progress, SpareTime
 from agent.storage.staging import cancelled
 from agent.storage.trial import Trial
 
@@ -41,11 +43,11 @@ _MakeEngine = Callable[[str, Share], WidenableEngine]
 class AutoEngine:
     """Moves chunks with ``stream`` or ``s5cmd``.
 
-    Without a choice it begins with ``stream``, which has nothing to start. Once there is enough to move, and as much
-    idle processor time as ``s5cmd`` takes more, that gets a part of it: each then has half of the connections and of
-    the bytes on their way, and whichever is free gets the next object. The winner keeps all the rest and gets the
-    loser's half. If an engine fails and the store does not, the other takes over, with what the failed one had not
-    moved yet.
+    Without a choice it begins with ``stream``, which has nothing to start. Once there is enough to move, ``stream`` is
+    what holds it up, and as much idle processor time is there as ``s5cmd`` takes more, that gets a part of it: each
+    then has half of the connections and of the bytes on their way, and whichever is free gets the next object. The
+    winner keeps all the rest and gets the loser's half. If an engine fails and the store does not, the other takes
+    over, with what the failed one had not moved yet.
 
     Args:
         make: opens an engine by its name, with a part of what is configured; may raise EngineUnavailableError.
@@ -80,6 +82,7 @@ class AutoEngine:
         if choice is None and transfer.connections < 2:
             choice = Choice(STREAM, "one connection is too few to compare engines")
         self._choice = choice
+        self.sources = AutoSources(self._gate, self._upload_source)
         self._begin()
 
     def _begin(self) -> None:
@@ -114,7 +117,7 @@ class AutoEngine:
     def _why_open(self, has_begun: bool) -> str:
         if has_begun:
             return "the operation ended before the engines could be compared"
-        if self._spare.is_short:
+        if self._spare.last is Outlook.BUSY:
             return "the processors had no time for s5cmd, which takes more of it than stream"
         return "too little to compare engines"
 
@@ -130,6 +133,28 @@ class AutoEngine:
         future.set_running_or_notify_cancel()
         self._count(1)
         self._upload(outgoing, key, future, is_last=False)
+        return future
+
+    def _upload_source(self, source: Source, key: str) -> Future[TransferReport]:
+        """Uploads with ``stream`` what needs no room."""
+        self._ask(Direction.UPLOAD, source.size)
+        future: Future[TransferReport] = Future()
+        future.set_running_or_notify_cancel()
+        self._count(1)
+        admission = self._gate.admit_source(STREAM)
+        sources = None if admission is None else admission.contender.engine.sources
+        if admission is None or sources is None:
+            source.close()
+            self._finish(future, SourceLostError(f"{STREAM} has just been given up"))
+            return future
+        in_trial = self._moves(admission, Direction.UPLOAD)
+
+        def done(stored: Future[TransferReport]) -> None:
+            error = stored.exception()
+            self._moved(admission, 0 if error else stored.result().stored_bytes, in_trial)
+            self._finish(future, error or stored.result())
+
+        sources.upload(GatedSource(source, self._gate, admission), key).add_done_callback(done)
         return future
 
     def download(self, key: str, size: int) -> Future[Incoming]:
@@ -294,10 +319,19 @@ class AutoEngine:
         with self._lock:
             if self._requested <= TRIAL_AFTER or self._choice is not None or self._is_trial_asked:
                 return
-            self._is_trial_asked = self._spare.suffices(time.monotonic(), sum(self._moved_bytes().values()))
-            if not self._is_trial_asked:
-                return
-        self._submit(self._begin_trial)
+            outlook = self._spare.look(self._progress())
+            self._is_trial_asked = outlook is Outlook.WORTH_A_TRIAL
+            if outlook is Outlook.HELD_UP:
+                self._choice = Choice(STREAM, "the network holds transfers up, so s5cmd could move no more")
+        if outlook is Outlook.HELD_UP:
+            self._apply_choice()
+        elif outlook is Outlook.WORTH_A_TRIAL:
+            self._submit(self._begin_trial)
+
+    def _progress(self) -> Progress:
+        stream = self._gate.get(STREAM)
+        own = 0.0 if stream is None else stream.engine.processor_seconds
+        return Progress(time.monotonic(), sum(self._moved_bytes().values()), own, self._gate.waits)
 
     def _begin_trial(self) -> None:
         try:

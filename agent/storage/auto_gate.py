@@ -61,6 +61,8 @@ class Gate:
         self._queue: deque[object] = deque()
         self._aborted = False
         self._changed = threading.Condition()
+        self.waits = 0
+        """How often there was no room for an object that came next."""
 
     def add(self, engine: WidenableEngine, limit: int, *, is_resting: bool = False) -> None:
         """Lets an engine take part, or rest at first."""
@@ -116,6 +118,7 @@ class Gate:
         charge = _charge(size)
         turn = object()
         with self._changed:
+            self.waits += bool(self._queue) or self._choose(charge) is None
             self._queue.append(turn)
             try:
                 self._changed.wait_for(lambda: self._aborted or (self._queue[0] is turn and self._choose(charge)))
@@ -126,6 +129,22 @@ class Gate:
             finally:
                 self._queue.remove(turn)
                 self._changed.notify_all()
+
+    def has_room(self, size: int, seconds: float) -> bool:
+        """Waits so long for a moment in which ``admit`` would not block; says whether there was one."""
+        charge = _charge(size)
+        with self._changed:
+            has_room = self._changed.wait_for(
+                lambda: self._aborted or (not self._queue and self._choose(charge) is not None), seconds
+            )
+            self.waits += not has_room
+            return has_room
+
+    def admit_source(self, name: str) -> Admission | None:
+        """Returns the admission of an object that takes no room, or ``None`` if the engine is gone; never blocks."""
+        with self._changed:
+            contender = self._contenders.get(name)
+            return None if contender is None else self._take(contender, _charge(0))
 
     def claim(self, name: str) -> Contender:
         """Keeps an engine from being taken out until ``admit_to`` was called for it."""
@@ -189,7 +208,8 @@ class Gate:
 
     def _has_room(self, contender: Contender, charge: int) -> bool:
         total = sum(contender.held for contender in self._contenders.values())
-        return total + charge <= self._capacity and (not contender.held or contender.held + charge <= contender.limit)
+        limit = min(contender.limit, contender.engine.capacity)
+        return total + charge <= self._capacity and (not contender.held or contender.held + charge <= limit)
 
     def _take(self, contender: Contender, charge: int) -> Admission:
         contender.held += charge

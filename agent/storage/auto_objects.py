@@ -7,6 +7,7 @@ from agent.storage.auto_gate import Admission, Gate
 from agent.storage.engine import Incoming, Place
 from agent.storage.local import open_local
 from agent.storage.outgoing_file import OutgoingFile
+from agent.storage.source import Source
 
 COPY_BYTES = 4 << 20
 """Bytes that are copied at once."""
@@ -56,6 +57,22 @@ class GatedOutgoing:
             raise
         self.release()
         return copy
+
+
+class GatedSource:
+    """An object that is read again while it is sent: it has no room, but its engine stays until it is closed."""
+
+    def __init__(self, source: Source, gate: Gate, admission: Admission) -> None:
+        self._source = source
+        self._gate = gate
+        self._admission = admission
+        self.size = source.size
+        self.pieces = source.pieces
+
+    def close(self) -> None:
+        """Gives back what the source holds, and the admission."""
+        self._source.close()
+        self._gate.give_back(self._admission)
 
 
 class GatedIncoming:

@@ -39,6 +39,7 @@ class DirectoryEngine:
     """
 
     name = FOLDER
+    sources = None
 
     def __init__(self, store: DirectoryStore, capacity: int, threads: int) -> None:
         self._store = store

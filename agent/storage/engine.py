@@ -13,6 +13,7 @@ import msgspec
 
 from agent.config.model import TransferConfig
 from agent.errors import GpusnapError
+from agent.storage.source import Source
 
 
 class TransferReport(msgspec.Struct, frozen=True):
@@ -101,6 +102,29 @@ class Incoming(Protocol):
         ...
 
 
+class SourceUploads(Protocol):
+    """Uploads without room, where an engine has more connections than its room can keep busy. For any thread."""
+
+    def are_preferred(self, size: int) -> bool:
+        """Blocks until there is room for an object, and says no; or until it is better sent without, and says yes.
+
+        Raises:
+            CancelledError: the engine was aborted.
+        """
+        ...
+
+    def would_help(self, size: int) -> bool:
+        """Says whether another object would get through sooner without room than if it waited for some."""
+        ...
+
+    def upload(self, source: Source, key: str) -> Future[TransferReport]:
+        """Uploads what a source gives, and closes it; done once the store has confirmed the object.
+
+        The future fails as those of ``TransferEngine``, and with SourceLostError.
+        """
+        ...
+
+
 class TransferEngine(Protocol):
     """Moves chunks between this machine and a store. All methods may be called from any thread.
 
@@ -112,6 +136,11 @@ class TransferEngine(Protocol):
     @property
     def name(self) -> str:
         """The engine's name: "s5cmd", "stream", "directory"."""
+        ...
+
+    @property
+    def sources(self) -> SourceUploads | None:
+        """Uploads that take no room, where the engine can do without."""
         ...
 
     def outgoing(self, size: int) -> Outgoing:
@@ -154,6 +183,16 @@ class WidenableEngine(TransferEngine, Protocol):
     @property
     def bytes_moved(self) -> int:
         """Bytes moved so far, those of unfinished objects among them, as near as it can tell."""
+        ...
+
+    @property
+    def processor_seconds(self) -> float:
+        """How long this process was on a processor for it; its children are not counted."""
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that it can hold at once, which may be less than its share."""
         ...
 
     def widen(self, share: Share) -> None:

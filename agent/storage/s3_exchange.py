@@ -94,11 +94,11 @@ class Exchange:
         also: frozenset[int],
     ) -> _T:  # fmt: skip
         connection.begin(self._patience, self._patience)
-        sent = request()
+        sent, pieces = request(), None if body is None else [body]
         try:
-            head = connection.request(sent, body)
+            head = connection.request(sent, pieces)
         except StaleConnectionError:
-            head = connection.request(sent, body)  # over a new connection, which cannot be stale
+            head = connection.request(sent, pieces)  # over a new connection, which cannot be stale
         if not 200 <= head.status < 300 and head.status not in also:
             raise self.requests.refused(sent, head, connection.read_text())
         return take(connection, head)

@@ -44,6 +44,8 @@ class S5cmdEngine:
     """
 
     name = S5CMD
+    sources = None
+    processor_seconds = 0.0
 
     def __init__(
         self,
@@ -73,6 +75,12 @@ class S5cmdEngine:
         """Bytes that s5cmd has written to the network or to the staging folder."""
         with self._lock:
             return sum(lane.bytes_moved for lane in self._lanes.values())
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that may be staged at once."""
+        with self._lock:
+            return self._share.bytes
 
     def outgoing(self, size: int) -> OutgoingFile:
         """Returns an empty staged file; blocks while the staging budget is used up."""

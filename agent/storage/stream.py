@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future
 
 from agent.config.model import StorageConfig, TransferConfig
@@ -11,11 +12,14 @@ from agent.pipeline.workers import free_memory
 from agent.storage.arena import ARENA_BYTES, GRAIN, Arena, arena_bytes
 from agent.storage.choice import STREAM
 from agent.storage.engine import Incoming, Outgoing, Share, TransferReport
+from agent.storage.idle_connections import IdleConnections, Load
 from agent.storage.keys import check_key
 from agent.storage.retry import RetryPolicy
+from agent.storage.source import Source
 from agent.storage.stream_download import Download
 from agent.storage.stream_pool import Pool
 from agent.storage.stream_requests import Requests
+from agent.storage.stream_sources import StreamSources
 from agent.storage.stream_upload import OutgoingBuffer, Upload
 
 SMALLEST_PART = 4 << 20
@@ -48,11 +52,24 @@ class StreamEngine:
         self._arena = Arena(min(share.bytes, most), most)
         self._pool = Pool(self._requests, share.connections)
         self._part_bytes = _part_bytes(share.connections)
+        self._lock = threading.Lock()
+        self._on_way = 0
+        self.sources = StreamSources(self._arena, IdleConnections(self._load), self._send)
 
     @property
     def bytes_moved(self) -> int:
         """Bytes that its connections have moved."""
         return self._pool.bytes_moved
+
+    @property
+    def processor_seconds(self) -> float:
+        """How long its threads were on a processor."""
+        return self._pool.processor_seconds
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of memory for what is on its way."""
+        return self._arena.capacity
 
     def outgoing(self, size: int) -> OutgoingBuffer:
         """Returns memory for an object; blocks while there is none."""
@@ -61,14 +78,7 @@ class StreamEngine:
     def upload(self, outgoing: Outgoing, key: str) -> Future[TransferReport]:
         """Stores what was written with one PUT."""
         assert isinstance(outgoing, OutgoingBuffer)
-        upload = Upload(key, outgoing, self._requests, self._policy)
-        try:
-            check_key(key)
-        except GpusnapError as error:
-            upload.finish(error)
-        else:
-            self._pool.submit([upload])
-        return upload.future
+        return self._send(outgoing, key)
 
     def download(self, key: str, size: int) -> Future[Incoming]:
         """Fetches an object, in parts if it is large."""
@@ -94,6 +104,27 @@ class StreamEngine:
         """Cuts all connections and fails what waits. Not to be called from a future's callback."""
         self._arena.abort()
         self._pool.abort()
+
+    def _send(self, source: Source, key: str) -> Future[TransferReport]:
+        size = source.size
+        upload = Upload(key, source, self._requests, self._policy)
+        self._count(size)
+        upload.future.add_done_callback(lambda _: self._count(-size))
+        try:
+            check_key(key)
+        except GpusnapError as error:
+            upload.finish(error)
+        else:
+            self._pool.submit([upload])
+        return upload.future
+
+    def _count(self, size: int) -> None:
+        with self._lock:
+            self._on_way += size
+
+    def _load(self) -> Load:
+        uploads, idle = self._pool.occupancy
+        return Load(uploads, idle, self._on_way, self._pool.bytes_moved)
 
 
 def _part_bytes(connections: int) -> int:

@@ -6,6 +6,7 @@ import socket
 import ssl
 import struct
 import time
+from collections.abc import Iterable
 
 from agent.errors import CancelledError
 from agent.storage.http_head import END_OF_HEAD, BrokenAnswerError, Head, join_chunks, parse_head
@@ -57,6 +58,8 @@ class Connection:
         """Bytes that were sent, or received as bodies; what comes with an answer's head is left out."""
         self.last_moved = 0.0
         """When (``time.monotonic``) the last byte was sent or received, or else when the attempt began."""
+        self.processor_seconds = 0.0
+        """How long the thread that used it last had been on a processor when the last byte moved."""
 
     def begin(self, patience: float, answer_patience: float) -> None:
         """Sets how many seconds it may be silent, and how many it may take to confirm a body that was sent."""
@@ -64,8 +67,12 @@ class Connection:
         self._answer_patience = answer_patience
         self.last_moved = time.monotonic()
 
-    def request(self, head: bytes, body: memoryview | None = None) -> Head:
+    def request(self, head: bytes, body: Iterable[memoryview] | None = None) -> Head:
         """Sends a request and returns the head of its answer. The answer to HEAD has no body.
+
+        Args:
+            head: the request.
+            body: what follows it, piece by piece; what else it raises goes through, and the connection is closed.
 
         Raises:
             OSError, BrokenAnswerError, StaleConnectionError, CancelledError: it did not work; the connection is closed.
@@ -76,13 +83,13 @@ class Connection:
             connection = self._socket or self._open()
             try:
                 self._send(connection, memoryview(head))
-                if body:
-                    self._send(connection, body)
+                for piece in body or ():
+                    self._send(connection, piece)
             except (BrokenPipeError, ConnectionResetError):
                 # A server that refuses a body answers before it hangs up.
-                if not body or self._answers:
+                if body is None or self._answers:
                     raise
-            connection.settimeout(self._answer_patience if body else self._patience)
+            connection.settimeout(self._patience if body is None else self._answer_patience)
             answer = self._read_head(connection)
             if head.startswith(b"HEAD "):
                 self._left = 0
@@ -224,8 +231,12 @@ class Connection:
         while data:
             count = connection.send(data[:PIECE_BYTES])
             data = data[count:]
-            self.bytes_moved += count
-            self.last_moved = time.monotonic()
+            self._moved(count)
+
+    def _moved(self, count: int) -> None:
+        self.bytes_moved += count
+        self.last_moved = time.monotonic()
+        self.processor_seconds = time.thread_time()
 
     def _read_head(self, connection: socket.socket) -> Head:
         data = b""
@@ -265,8 +276,7 @@ class Connection:
                 raise cancelled() from error
             raise
         if count:
-            self.bytes_moved += count
-            self.last_moved = time.monotonic()
+            self._moved(count)
             return count
         if self._is_cut:
             raise cancelled()

@@ -75,6 +75,18 @@ class Pool:
         with self._changed:
             return sum(connection.bytes_moved for connection in self._connections)
 
+    @property
+    def processor_seconds(self) -> float:
+        """How long all threads were on a processor."""
+        with self._changed:
+            return sum(connection.processor_seconds for connection in self._connections)
+
+    @property
+    def occupancy(self) -> tuple[int, int]:
+        """How many jobs are not finished, and how many connections have none."""
+        with self._changed:
+            return self._unfinished, max(self._most - self._unfinished, 0)
+
     def submit(self, jobs: list[Job]) -> None:
         """Queues jobs; each is finished later, from another thread (or at once if the pool was ended)."""
         with self._changed:

@@ -26,7 +26,7 @@ from agent.storage.auto import AutoEngine
 from agent.storage.choice import other
 from agent.storage.engine import Incoming, TransferReport
 from agent.storage.open import open_engine, open_store
-from agent.storage.spare import SpareTime
+from agent.storage.spare import Outlook, SpareTime
 from agent.storage.store import Store
 from tests.support.processes import children_called, wait_until
 from tests.support.proxy import Proxy
@@ -47,7 +47,7 @@ MakeEngine = Callable[..., AutoEngine]
 def _small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a trial begin and end with few bytes, however busy the machine is."""
     monkeypatch.setattr(auto, "TRIAL_AFTER", SIZE)
-    monkeypatch.setattr(SpareTime, "suffices", lambda *_: True)
+    monkeypatch.setattr(SpareTime, "look", lambda *_: Outlook.WORTH_A_TRIAL)
     monkeypatch.setattr(trial, "WARM_BYTES", SIZE)
     monkeypatch.setattr(trial, "ENOUGH_BYTES", 6 * SIZE)
     monkeypatch.setattr(trial, "ENOUGH_SECONDS", 0.0)

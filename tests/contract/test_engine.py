@@ -23,7 +23,7 @@ from agent.errors import (
 from agent.storage import auto
 from agent.storage.engine import Incoming, TransferEngine, TransferReport
 from agent.storage.open import open_engine, open_store
-from agent.storage.spare import SpareTime
+from agent.storage.spare import Outlook, SpareTime
 from agent.storage.store import Store
 from tests.contract.conftest import MakeStorage
 from tests.support.processes import children_called
@@ -41,7 +41,7 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     found: str = request.param
     if found == "auto, both":
         monkeypatch.setattr(auto, "TRIAL_AFTER", -1)
-        monkeypatch.setattr(SpareTime, "suffices", lambda *_: True)
+        monkeypatch.setattr(SpareTime, "look", lambda *_: Outlook.WORTH_A_TRIAL)
     return found.split(",")[0]
 
 

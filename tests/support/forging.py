@@ -11,7 +11,7 @@ from blake3 import blake3
 from agent.errors import DataLossError
 from agent.events import ChunkKind, ScanTotals
 from agent.repository import keys
-from agent.repository.frame import Encoder
+from agent.repository.frame import encode
 from agent.repository.grace import Grace
 from agent.repository.manifest_writer import ManifestWriter
 from agent.repository.model import Chunk, Entry, EntryType, ManifestWarning, SnapshotSummary
@@ -79,7 +79,7 @@ def set_grace(store: Store, grace: Grace) -> None:
 
 def frame(raw: bytes) -> bytes:
     """Returns the object of a chunk."""
-    return b"".join(bytes(piece) for piece in Encoder().pieces(memoryview(raw)))
+    return encode(raw)
 
 
 def manifest(

@@ -19,7 +19,7 @@ _OUT = memoryview(bytearray(BLOCK_SIZE))
 
 
 def encode(raw: bytes) -> bytes:
-    return b"".join(bytes(piece) for piece in _ENCODER.pieces(memoryview(raw)))
+    return b"".join(_ENCODER.pieces(memoryview(bytearray(raw))))
 
 
 def decode(stored: bytes, raw_size: int) -> bytes:

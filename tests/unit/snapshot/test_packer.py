@@ -26,6 +26,7 @@ from agent.snapshot.assembly import Assembly, SnapshotWarnings
 from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.compare import compare
 from agent.snapshot.filters import Filter
+from agent.snapshot.large_file import SentFiles
 from agent.snapshot.packer import Packer, PackTask
 from agent.snapshot.plan import PackPlan, plan
 from agent.snapshot.scan import Scanner
@@ -65,7 +66,7 @@ class Packed:
         assembly = Assembly(writer, allowance, self.warnings)
         with crew.work():
             builder = ChunkBuilder(root_fd, crew.check)
-            packer = Packer(builder, sink, assembly, crew, meter, Occupations(), self.warnings)
+            packer = Packer(builder, sink, assembly, crew, meter, Occupations(), self.warnings, SentFiles(crew, 1))
             packer.pack(PackTask(0, planned))
             packer.close()
             sink.wait()

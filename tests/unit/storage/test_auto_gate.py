@@ -22,6 +22,9 @@ class Idle:
     """An engine that is never asked for anything: the gate only divides room."""
 
     bytes_moved = 0
+    capacity = 1 << 60
+    processor_seconds = 0.0
+    sources = None
 
     def __init__(self, name: str) -> None:
         self.name = name
