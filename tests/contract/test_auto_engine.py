@@ -21,7 +21,7 @@ from agent.config.model import StorageConfig, TransferConfig
 from agent.errors import CancelledError, EngineUnavailableError
 from agent.events import Direction, Measurement
 from agent.pipeline.processors import Reading
-from agent.storage import auto, spare, trial
+from agent.storage import auto_contest, spare, trial
 from agent.storage.auto import AutoEngine
 from agent.storage.choice import other
 from agent.storage.engine import Incoming, TransferReport
@@ -46,7 +46,7 @@ MakeEngine = Callable[..., AutoEngine]
 @pytest.fixture
 def _small_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a trial begin and end with few bytes, however busy the machine is."""
-    monkeypatch.setattr(auto, "TRIAL_AFTER", SIZE)
+    monkeypatch.setattr(auto_contest, "TRIAL_AFTER", SIZE)
     monkeypatch.setattr(SpareTime, "look", lambda *_: Outlook.WORTH_A_TRIAL)
     monkeypatch.setattr(trial, "WARM_BYTES", SIZE)
     monkeypatch.setattr(trial, "ENOUGH_BYTES", 6 * SIZE)
@@ -251,11 +251,11 @@ class Processors:
 def test_no_process_is_started_while_the_processors_are_busy(
     make_engine: MakeEngine, data: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto, "TRIAL_AFTER", SIZE)
+    monkeypatch.setattr(auto_contest, "TRIAL_AFTER", SIZE)
     monkeypatch.setattr(spare, "LOOK_BYTES", SIZE)
     monkeypatch.setattr(spare, "LOOK_SECONDS", 0.0)
     processors = Processors()
-    monkeypatch.setattr(auto, "SpareTime", lambda: SpareTime(processors.read))
+    monkeypatch.setattr(auto_contest, "SpareTime", lambda: SpareTime(processors.read))
     engine = make_engine(DOWN, msgspec.structs.replace(SMALL, s5cmd_path="/nowhere/s5cmd"))
     assert fetch_all(engine, data) == {"stream": COUNT}
     assert engine.account().reason == "the processors had no time for s5cmd, which takes more of it than stream"

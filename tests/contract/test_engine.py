@@ -20,7 +20,7 @@ from agent.errors import (
     ObjectNotFoundError,
     OutOfMemoryError,
 )
-from agent.storage import auto
+from agent.storage import auto_contest
 from agent.storage.engine import Incoming, TransferEngine, TransferReport
 from agent.storage.open import open_engine, open_store
 from agent.storage.spare import Outlook, SpareTime
@@ -40,7 +40,7 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     """The engine that is tried; ``auto`` also with both engines at work from the first object on."""
     found: str = request.param
     if found == "auto, both":
-        monkeypatch.setattr(auto, "TRIAL_AFTER", -1)
+        monkeypatch.setattr(auto_contest, "TRIAL_AFTER", -1)
         monkeypatch.setattr(SpareTime, "look", lambda *_: Outlook.WORTH_A_TRIAL)
     return found.split(",")[0]
 
