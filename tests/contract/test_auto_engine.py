@@ -23,7 +23,7 @@ from agent.events import Direction, Measurement
 from agent.pipeline.processors import Reading
 from agent.storage import auto_contest, spare, trial
 from agent.storage.auto import AutoEngine
-from agent.storage.choice import other
+from agent.storage.choice import EngineAccount, other
 from agent.storage.engine import Incoming, TransferReport
 from agent.storage.open import open_engine, open_store
 from agent.storage.spare import Outlook, SpareTime
@@ -254,6 +254,7 @@ def test_no_process_is_started_while_the_processors_are_busy(
     monkeypatch.setattr(auto_contest, "TRIAL_AFTER", SIZE)
     monkeypatch.setattr(spare, "LOOK_BYTES", SIZE)
     monkeypatch.setattr(spare, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(spare, "OWN_SHARE", 0.0)
     processors = Processors()
     monkeypatch.setattr(auto_contest, "SpareTime", lambda: SpareTime(processors.read))
     engine = make_engine(DOWN, msgspec.structs.replace(SMALL, s5cmd_path="/nowhere/s5cmd"))
@@ -263,6 +264,23 @@ def test_no_process_is_started_while_the_processors_are_busy(
     assert fetch_all(engine, data) == {"stream": COUNT}
     engine.close()
     assert engine.account().reason.startswith("s5cmd cannot be used: "), "it was wanted then"
+
+
+def test_a_network_that_holds_transfers_up_is_left_to_stream(
+    make_engine: MakeEngine, data: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_contest, "TRIAL_AFTER", SIZE)
+    monkeypatch.setattr(spare, "LOOK_BYTES", SIZE)
+    monkeypatch.setattr(spare, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(spare, "OWN_SHARE", 1e9)
+    processors = Processors()
+    processors.is_busy = False
+    monkeypatch.setattr(auto_contest, "SpareTime", lambda: SpareTime(processors.read))
+    engine = make_engine(DOWN, msgspec.structs.replace(SMALL, s5cmd_path="/nowhere/s5cmd"))
+    assert fetch_all(engine, data) == {"stream": COUNT}
+    reason = "the network holds transfers up, so s5cmd could move no more"
+    assert engine.account() == EngineAccount("stream", reason)
+    wait_until(lambda: getattr(engine._gate.get("stream"), "limit", 0) == SMALL.staging_size, "stream has all")
 
 
 @pytest.mark.usefixtures("_small_trials")
