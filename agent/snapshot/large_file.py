@@ -110,9 +110,12 @@ class SegmentInFile:
         self.sending_begins = file.sending_begins
         self.sending_ends = file.sending_ends
 
-    def source(self, chunk: ChunkRef) -> Source:
-        """Returns what reads it."""
-        return SegmentSource(chunk.id, self._file.fd, self._file.entry, self._start, chunk.raw_size)
+    def source(self, chunk: ChunkRef) -> Source | None:
+        """Returns what reads it, unless no more files can be opened."""
+        try:
+            return SegmentSource(chunk.id, self._file.fd, self._file.entry, self._start, chunk.raw_size)
+        except OSError:
+            return None
 
 
 class SentFiles:

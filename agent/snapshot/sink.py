@@ -49,8 +49,8 @@ class Compressor(Protocol):
 class InFile(Protocol):
     """Where a chunk can be read once more while it is sent, so that nobody need hold it."""
 
-    def source(self, chunk: ChunkRef) -> Source:
-        """Returns what reads it; LZ4 gains nothing on it."""
+    def source(self, chunk: ChunkRef) -> Source | None:
+        """Returns what reads it, if the system lets it; LZ4 gains nothing on it."""
         ...
 
     def sending_begins(self) -> None:
@@ -114,11 +114,11 @@ class ChunkSink:
         with Stopwatch() as watch:
             compressed = compressor.compress()
         self._occupations.worked(watch.seconds, compressed.processor_seconds)
-        self._meter.add(Stage.COMPRESS, chunk.raw_size, busy_seconds=hash_seconds + compressed.seconds)
         while not self._upload(chunk, compressed.size, compressor, in_file):
             if (stored_size := self._known(chunk)) is not None:
                 self._emit_reused(chunk, stored_size)
                 break
+        self._meter.add(Stage.COMPRESS, chunk.raw_size, busy_seconds=hash_seconds + compressed.seconds)
         return chunk
 
     def put_small(self, raw: bytes, kind: ChunkKind) -> ChunkRef:
@@ -176,10 +176,10 @@ class ChunkSink:
         """Begins to upload a compressed chunk of ``size`` bytes; ``False`` if another thread has had it meanwhile."""
         self._crew.check()
         self._uploads.take(1)
-        is_raw = size == max_stored_size(chunk.raw_size)
         try:
-            if in_file is not None and is_raw and self._prefers_source(size):
-                is_new = self._send(chunk, in_file)
+            source = self._source(chunk, size, in_file)
+            if in_file is not None and source is not None:
+                is_new = self._send(chunk, source, in_file)
             else:
                 is_new = self._store(chunk, size, compressor)
         except BaseException:
@@ -189,20 +189,19 @@ class ChunkSink:
             self._uploads.give(1)
         return is_new
 
-    def _prefers_source(self, size: int) -> bool:
-        """Waits for room, or until an object is better sent without; says whether it is."""
+    def _source(self, chunk: ChunkRef, size: int, in_file: InFile | None) -> Source | None:
+        """Waits for room, and returns ``None``; or until the chunk is better sent from its file, if it can be."""
         sources = self._engine.sources
-        if sources is None:
-            return False
+        if sources is None or in_file is None or size < max_stored_size(chunk.raw_size):
+            return None
         with Stopwatch() as watch:
             are_preferred = sources.are_preferred(size)
         self._occupations.add(Cause.STORE, watch.seconds)
-        return are_preferred
+        return in_file.source(chunk) if are_preferred else None
 
-    def _send(self, chunk: ChunkRef, in_file: InFile) -> bool:
+    def _send(self, chunk: ChunkRef, source: Source, in_file: InFile) -> bool:
         """Uploads a chunk that is read again meanwhile."""
         assert self._engine.sources is not None
-        source = in_file.source(chunk)
         with self._changed:
             is_new = not self._is_taken(chunk)
             if is_new:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -243,6 +244,16 @@ def test_the_same_content_is_sent_once(sent: Sent) -> None:
     same = Seeded(20_480, seed=1)
     saved = sent.save([File(f"{number}".encode(), same) for number in range(12)])
     assert len(sent.sources) <= 2, "of two that come at once, one may be made in vain"
+    sent.check(saved)
+
+
+def test_without_descriptors_chunks_are_held(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(SegmentSource, "__init__", fail)
+    saved = sent.save(NODES)
+    assert saved.warnings == 0
     sent.check(saved)
 
 
