@@ -14,7 +14,10 @@ from agent.storage.staging import cancelled
 GRAIN = 64 << 10
 """Rooms begin and end at multiples of this, which also bounds how many tiny objects are under way."""
 
-ARENA_BYTES = 4 * ((64 << 20) + GRAIN)
+LARGEST_ROOM = (64 << 20) + GRAIN
+"""What the largest stored chunk takes."""
+
+ARENA_BYTES = 4 * LARGEST_ROOM
 """What an arena takes by default: four of the largest stored chunks. A restore on two cores gains nothing by more."""
 
 

@@ -16,6 +16,9 @@ TRIAL_AFTER = 64 << 20
 """Bytes that are asked for before s5cmd is started as well: what is smaller is done before that has paid off."""
 
 
+NOT_HELD_UP_BY_STREAM = "transfers wait for the network or the disk, and not for stream: s5cmd could move no more"
+
+
 class Contest:
     """Finds a choice while objects move, unless there is one already. For any thread.
 
@@ -120,7 +123,7 @@ class Contest:
             outlook = self._spare.look(self._progress())
             self._is_trial_asked = outlook is Outlook.WORTH_A_TRIAL
             if outlook is Outlook.HELD_UP:
-                self._choice = Choice(STREAM, "the network holds transfers up, so s5cmd could move no more")
+                self._choice = Choice(STREAM, NOT_HELD_UP_BY_STREAM)
         if outlook is Outlook.HELD_UP:
             self._on_chosen()
         elif outlook is Outlook.WORTH_A_TRIAL:

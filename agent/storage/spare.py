@@ -40,7 +40,7 @@ class Outlook(enum.Enum):
     """The processors have no time for it."""
 
     HELD_UP = enum.auto()
-    """Stream is waited for, and waits itself: for a network over which no engine gets more."""
+    """Stream is waited for, and waits itself: for a network over which no engine gets more, or for a disk."""
 
     WORTH_A_TRIAL = enum.auto()
     """Stream is busy, and there is time for another one."""

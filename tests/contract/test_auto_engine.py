@@ -278,7 +278,7 @@ def test_a_network_that_holds_transfers_up_is_left_to_stream(
     monkeypatch.setattr(auto_contest, "SpareTime", lambda: SpareTime(processors.read))
     engine = make_engine(DOWN, msgspec.structs.replace(SMALL, s5cmd_path="/nowhere/s5cmd"))
     assert fetch_all(engine, data) == {"stream": COUNT}
-    reason = "the network holds transfers up, so s5cmd could move no more"
+    reason = "transfers wait for the network or the disk, and not for stream: s5cmd could move no more"
     assert engine.account() == EngineAccount("stream", reason)
     wait_until(lambda: getattr(engine._gate.get("stream"), "limit", 0) == SMALL.staging_size, "stream has all")
 
