@@ -51,7 +51,7 @@ class StreamEngine:
         most = arena_bytes(transfer.staging_size, free_memory())
         self._arena = Arena(min(share.bytes, most), most)
         self._pool = Pool(self._requests, share.connections)
-        self._part_bytes = _part_bytes(share.connections, self._arena.capacity)
+        self._part_bytes = part_bytes(share.connections, self._arena.capacity)
         self._lock = threading.Lock()
         self._on_way = 0
         self.sources = StreamSources(self._arena, IdleConnections(self._load), self._send)
@@ -93,7 +93,7 @@ class StreamEngine:
         """Allows more memory and connections from now on."""
         self._arena.widen(share.bytes)
         self._pool.widen(share.connections)
-        self._part_bytes = _part_bytes(share.connections, self._arena.capacity)
+        self._part_bytes = part_bytes(share.connections, self._arena.capacity)
 
     def close(self) -> None:
         """Waits for what is running, and ends the connections and their threads."""
@@ -127,7 +127,7 @@ class StreamEngine:
         return Load(uploads, idle, self._on_way, self._pool.bytes_moved)
 
 
-def _part_bytes(connections: int, capacity: int) -> int:
+def part_bytes(connections: int, capacity: int) -> int:
     """Returns how large the parts of an object are: those of all that have room keep all connections busy."""
     objects = max(capacity // LARGEST_ROOM, 1)
     fair = objects * LARGEST_ROOM // connections // GRAIN * GRAIN
