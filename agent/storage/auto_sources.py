@@ -9,7 +9,7 @@ from agent.storage.auto_gate import Gate
 from agent.storage.choice import STREAM
 from agent.storage.engine import TransferReport
 from agent.storage.source import Source
-from agent.storage.stream_sources import POLL_SECONDS
+from agent.storage.stream_sources import comes_first
 
 
 class AutoSources:
@@ -26,10 +26,7 @@ class AutoSources:
 
     def are_preferred(self, size: int) -> bool:
         """Blocks until an engine has room, or ``stream`` connections for what has none; says whether it was these."""
-        while not self._gate.has_room(size, POLL_SECONDS):
-            if self.would_help(size):
-                return True
-        return False
+        return comes_first(self.would_help, self._gate.has_room, size)
 
     def would_help(self, size: int) -> bool:
         """Says whether connections of ``stream`` idle that could send it."""

@@ -32,11 +32,16 @@ class StreamSources:
 
     def are_preferred(self, size: int) -> bool:
         """Blocks until there is room, or connections for what has none; says whether it was these."""
-        while not self._arena.has_room(size, POLL_SECONDS):
-            if self.would_help(size):
-                return True
-        return False
+        return comes_first(self.would_help, self._arena.has_room, size)
 
     def would_help(self, size: int) -> bool:
         """Says whether connections idle that could send it."""
         return self._connections.suffice(size)
+
+
+def comes_first(would_help: Callable[[int], bool], has_room: Callable[[int, float], bool], size: int) -> bool:
+    """Waits until something would help an object of ``size`` bytes or there is room; says whether it was the former."""
+    while not has_room(size, POLL_SECONDS):
+        if would_help(size):
+            return True
+    return False

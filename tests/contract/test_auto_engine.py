@@ -248,15 +248,21 @@ class Processors:
         return Reading(self.time, self.idle)
 
 
-def test_no_process_is_started_while_the_processors_are_busy(
-    make_engine: MakeEngine, data: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def processors(monkeypatch: pytest.MonkeyPatch) -> Processors:
+    """What ``auto`` is told of the processors, at which it looks again and again."""
+    made = Processors()
     monkeypatch.setattr(auto_contest, "TRIAL_AFTER", SIZE)
+    monkeypatch.setattr(auto_contest, "SpareTime", lambda: SpareTime(made.read))
     monkeypatch.setattr(spare, "LOOK_BYTES", SIZE)
     monkeypatch.setattr(spare, "LOOK_SECONDS", 0.0)
+    return made
+
+
+def test_no_process_is_started_while_the_processors_are_busy(
+    make_engine: MakeEngine, data: list[bytes], processors: Processors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(spare, "OWN_SHARE", 0.0)
-    processors = Processors()
-    monkeypatch.setattr(auto_contest, "SpareTime", lambda: SpareTime(processors.read))
     engine = make_engine(DOWN, msgspec.structs.replace(SMALL, s5cmd_path="/nowhere/s5cmd"))
     assert fetch_all(engine, data) == {"stream": COUNT}
     assert engine.account().reason == "the processors had no time for s5cmd, which takes more of it than stream"
@@ -267,15 +273,10 @@ def test_no_process_is_started_while_the_processors_are_busy(
 
 
 def test_a_network_that_holds_transfers_up_is_left_to_stream(
-    make_engine: MakeEngine, data: list[bytes], monkeypatch: pytest.MonkeyPatch
+    make_engine: MakeEngine, data: list[bytes], processors: Processors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auto_contest, "TRIAL_AFTER", SIZE)
-    monkeypatch.setattr(spare, "LOOK_BYTES", SIZE)
-    monkeypatch.setattr(spare, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(spare, "OWN_SHARE", 1e9)
-    processors = Processors()
     processors.is_busy = False
-    monkeypatch.setattr(auto_contest, "SpareTime", lambda: SpareTime(processors.read))
     engine = make_engine(DOWN, msgspec.structs.replace(SMALL, s5cmd_path="/nowhere/s5cmd"))
     assert fetch_all(engine, data) == {"stream": COUNT}
     reason = "transfers wait for the network or the disk, and not for stream: s5cmd could move no more"

@@ -215,17 +215,22 @@ def test_a_file_that_is_lost_just_when_it_was_read_is_read_anew(sent: Sent, monk
     sent.check(saved)
 
 
-@with_both
-def test_one_of_several_segments_that_is_lost_has_all_read_anew(sent: Sent) -> None:
-    nodes = [*NODES, File(b"long", Seeded(2 * SEGMENT_SIZE, seed=3))]
-    changes = [b"long"]
+def rewriting_once(sent: Sent, name: bytes) -> Callable[[bytes], object]:
+    """Returns what rewrites a file just before it is sent, the first time."""
+    changes = [name]
 
     def before(path: bytes) -> None:
         if path in changes:
             changes.remove(path)
-            rewrite(sent.workspace / "long")
+            rewrite(sent.workspace / os.fsdecode(name))
 
-    sent.before = before
+    return before
+
+
+@with_both
+def test_one_of_several_segments_that_is_lost_has_all_read_anew(sent: Sent) -> None:
+    nodes = [*NODES, File(b"long", Seeded(2 * SEGMENT_SIZE, seed=3))]
+    sent.before = rewriting_once(sent, b"long")
     saved = sent.save(nodes)
     assert saved.warnings == 0
     sent.check(saved)
@@ -234,14 +239,7 @@ def test_one_of_several_segments_that_is_lost_has_all_read_anew(sent: Sent) -> N
 @with_both
 def test_whoever_has_the_same_content_does_not_rely_on_what_is_lost(sent: Sent) -> None:
     same = Seeded(20_480, seed=1)
-    changes = [b"first"]
-
-    def before(path: bytes) -> None:
-        if path in changes:
-            changes.remove(path)
-            rewrite(sent.workspace / "first")
-
-    sent.before = before
+    sent.before = rewriting_once(sent, b"first")
     saved = sent.save([File(b"first", same), File(b"second", same), File(b"third", same)])
     assert saved.warnings == 0
     sent.check(saved)
