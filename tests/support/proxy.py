@@ -105,13 +105,14 @@ class Proxy:
         self.connections = self.open_connections = self.most_connections = 0
         self._server = server
         self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = listener.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._listening: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        self._do(self._listen(listener))
 
     @property
     def endpoint(self) -> str:
@@ -134,7 +135,6 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._listen(self._listener))
         self._loop.run_forever()
         if self._listening is not None:
             self._listening.close()
