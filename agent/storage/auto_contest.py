@@ -17,6 +17,7 @@ TRIAL_AFTER = 64 << 20
 
 
 NOT_HELD_UP_BY_STREAM = "transfers wait for the network or the disk, and not for stream: s5cmd could move no more"
+"""The reason to take stream without a trial."""
 
 
 class Contest:
