@@ -19,8 +19,9 @@ from agent.repository.model import SEGMENT_SIZE, Entry, ManifestWarning
 from agent.repository.tar import member_header
 from agent.snapshot.assembly import Assembly, Piece
 from agent.snapshot.builder import ChunkBuilding
-from agent.snapshot.large_file import LargeFile, SegmentInFile, SentFiles
+from agent.snapshot.large_file import LargeFile, SegmentInFile
 from agent.snapshot.plan import PackPlan
+from agent.snapshot.sent_files import SentFiles
 from agent.snapshot.sink import ChunkRef, ChunkSink, InFile
 from agent.snapshot.source import READ_ATTEMPTS, changed, unreadable, unsure
 from agent.snapshot.task import BuiltPack, BuiltSegment

@@ -33,7 +33,7 @@ from agent.snapshot.filters import Filter
 from agent.snapshot.found import FoundChunks
 from agent.snapshot.interrupted import Interrupted, Marker
 from agent.snapshot.known import Known
-from agent.snapshot.large_file import LargeFile, SentFiles
+from agent.snapshot.large_file import LargeFile
 from agent.snapshot.look_ahead import LookAhead
 from agent.snapshot.packer import Packer, PackTask, SegmentTask
 from agent.snapshot.parent import open_parent
@@ -42,6 +42,7 @@ from agent.snapshot.remote import MODULE, RemoteBuilder
 from agent.snapshot.request import SnapshotRequest
 from agent.snapshot.scan import Scanner
 from agent.snapshot.scan_ahead import ScanAhead
+from agent.snapshot.sent_files import SentFiles
 from agent.snapshot.sink import ChunkSink
 from agent.snapshot.source import open_file
 from agent.snapshot.unchanged import UnchangedRun, reliable

@@ -131,9 +131,11 @@ class ChunkSink:
 
     def reuse(self, chunks: Iterable[Chunk]) -> list[ChunkRef]:
         """Takes chunks of an earlier snapshot, which ``has`` said can be relied on."""
+        refs = []
         for chunk in chunks:
-            self._emit(ChunkFinished(chunk.id.hex(), chunk.kind, chunk.raw_size, chunk.stored_size, reused=True))
-        return [ChunkRef(chunk.id, chunk.raw_size, chunk.kind) for chunk in chunks]
+            refs.append(ChunkRef(chunk.id, chunk.raw_size, chunk.kind))
+            self._emit_reused(refs[-1], chunk.stored_size)
+        return refs
 
     def wait(self) -> None:
         """Waits until the store has confirmed every chunk.

@@ -15,7 +15,6 @@ from agent.storage.trial import Trial
 TRIAL_AFTER = 64 << 20
 """Bytes that are asked for before s5cmd is started as well: what is smaller is done before that has paid off."""
 
-
 NOT_HELD_UP_BY_STREAM = "transfers wait for the network or the disk, and not for stream: s5cmd could move no more"
 """The reason to take stream without a trial."""
 

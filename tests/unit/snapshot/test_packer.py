@@ -26,10 +26,10 @@ from agent.snapshot.assembly import Assembly, SnapshotWarnings
 from agent.snapshot.builder import ChunkBuilder
 from agent.snapshot.compare import compare
 from agent.snapshot.filters import Filter
-from agent.snapshot.large_file import SentFiles
 from agent.snapshot.packer import Packer, PackTask
 from agent.snapshot.plan import PackPlan, plan
 from agent.snapshot.scan import Scanner
+from agent.snapshot.sent_files import SentFiles
 from agent.snapshot.sink import ChunkSink
 from agent.storage.open import open_engine
 from tests.support import forging

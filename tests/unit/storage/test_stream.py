@@ -1,13 +1,47 @@
-"""How large the parts are in which the stream engine fetches an object."""
+"""The memory of the stream engine, and how large the parts are in which it fetches an object."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
-from agent.storage.arena import ARENA_BYTES, LARGEST_ROOM
+from agent.config.model import Credentials, EngineChoice, Provider, StorageConfig, TransferConfig
+from agent.errors import CancelledError
+from agent.pipeline.workers import free_memory
+from agent.repository.frame import max_stored_size
+from agent.repository.model import MAX_CHUNK_SIZE
+from agent.storage.arena import ARENA_BYTES, GRAIN, LARGEST_ROOM, arena_bytes
+from agent.storage.open import open_engine
 from agent.storage.stream import LARGEST_PART, SMALLEST_PART, part_bytes
+from tests.support.processes import wait_until
 
 MIB = 1 << 20
+NOWHERE = StorageConfig(
+    provider=Provider.CUSTOM, bucket="bucket", endpoint="http://127.0.0.1:1", credentials=Credentials("id", "secret")
+)
+LARGEST = max_stored_size(MAX_CHUNK_SIZE)
+ROOM = -(-LARGEST // GRAIN) * GRAIN
+
+
+@pytest.mark.parametrize("staging_size", [TransferConfig().staging_size, 1536 << 20], ids=["the default", "more"])
+def test_so_many_large_chunks_can_be_uploaded_at_once(staging_size: int) -> None:
+    transfer = TransferConfig(engine=EngineChoice.STREAM, staging_size=staging_size)
+    # What is free may have changed a little when the engine asks.
+    at_once = arena_bytes(staging_size, free_memory() * 9 // 10) // ROOM
+    assert at_once >= 4
+    engine = open_engine(NOWHERE, transfer, "/nowhere")
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            rooms = [pool.submit(engine.outgoing, LARGEST).result(30.0) for _ in range(at_once)]
+            more = pool.submit(engine.outgoing, staging_size)
+            wait_until(more.running, "all of it is asked for")
+        finally:
+            engine.abort()
+        with pytest.raises(CancelledError):
+            more.result(30.0)
+    for room in rooms:
+        room.release()
 
 
 @pytest.mark.parametrize("connections", [1, 8, 16, 32, 64, 256])
