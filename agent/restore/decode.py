@@ -23,6 +23,8 @@ class Decoder:
     def __init__(self, room: memoryview, blocks: Blocks) -> None:
         self._blocks = blocks
         self._pack = room
+        # A segment passes through the blocks, and its compressed ones through the other end.
+        self._coded = room[-frame.BLOCK_SIZE :]
 
     def pack(self, stored: memoryview, chunk: Chunk) -> memoryview:
         """Returns the raw bytes of a pack from its stored ones, verified, in the room.
@@ -39,8 +41,7 @@ class Decoder:
                 room[:] = raw
             position += block.raw_size
         raw = self._pack[: chunk.raw_size]
-        if blake3(raw).digest() != chunk.id:
-            raise DataLossError("its bytes do not match its id")
+        _check_id(blake3(raw).digest(), chunk)
         return raw
 
     def stream(
@@ -68,10 +69,33 @@ class Decoder:
                 raw = room[: len(raw)]
             take(position, raw)
             position += block.raw_size
-        if hasher.digest() != chunk.id:
-            raise DataLossError("its bytes do not match its id")
+        _check_id(hasher.digest(), chunk)
+
+    def receive(
+        self, fill: Callable[[memoryview], None], chunk: Chunk, take: Callable[[int, memoryview], None]
+    ) -> None:
+        """Does what ``stream`` does with a chunk that is still arriving; all memory it hands out begins at a page.
+
+        Args:
+            fill: gets the next stored bytes, as many as the memory has room for.
+
+        Raises:
+            DataLossError: as ``stream``; what ``fill`` raises goes through.
+        """
+        hasher = blake3()
+        position = 0
+        for raw in frame.received(fill, chunk.stored_size, chunk.raw_size, self._blocks.next, self._coded):
+            hasher.update(raw)
+            take(position, raw)
+            position += len(raw)
+        _check_id(hasher.digest(), chunk)
 
 
 def _check_size(stored: memoryview, chunk: Chunk) -> None:
     if len(stored) != chunk.stored_size:
         raise DataLossError(f"its object has not the {chunk.stored_size} bytes that were stored")
+
+
+def _check_id(digest: bytes, chunk: Chunk) -> None:
+    if digest != chunk.id:
+        raise DataLossError("its bytes do not match its id")

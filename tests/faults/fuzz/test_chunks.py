@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+from collections.abc import Callable
 
 import cramjam
 import msgspec
@@ -14,6 +16,7 @@ from agent.repository.frame import BLOCK_SIZE, END, HEADER
 from agent.repository.model import MAX_CHUNK_SIZE, Chunk
 from agent.restore.blocks import Blocks
 from agent.restore.decode import Decoder
+from agent.restore.segment_writer import Take
 from tests.support import forging
 from tests.support.fuzz import fuzz
 from tests.support.mutate import mutated
@@ -32,23 +35,42 @@ def content(size: int, chance: random.Random) -> bytes:
 
 
 def decoded(stored: bytes, chunk: Chunk) -> bytes:
-    """Decodes an object in both ways; what is handed out is the chunk, or it is refused in both."""
-    pieces: list[bytes] = []
-    results: list[bytes | None] = []
-    for decode in (
-        lambda: bytes(DECODER.pack(memoryview(stored), chunk)),
-        lambda: DECODER.stream(memoryview(stored), chunk, lambda _, raw: pieces.append(bytes(raw)), at_page=True),
-    ):
-        try:
-            result = decode()
-            results.append(b"".join(pieces) if result is None else result)
-        except DataLossError:
-            results.append(None)
-    assert sum(map(len, pieces)) <= chunk.raw_size
-    assert results[0] == results[1]
-    if results[0] is None:
+    """Decodes an object in all ways; what is handed out is the chunk, or it is refused in all."""
+    (result,) = {outcome(way, stored, chunk) for way in (as_pack, as_stream, received)}
+    if result is None:
         raise DataLossError("refused")
-    return results[0]
+    return result
+
+
+def outcome(way: Callable[[bytes, Chunk, Take], None], stored: bytes, chunk: Chunk) -> bytes | None:
+    """Returns what is handed out; ``None`` if it was refused."""
+    pieces: list[bytes] = []
+    try:
+        way(stored, chunk, lambda _, raw: pieces.append(bytes(raw)))
+    except DataLossError:
+        return None
+    finally:
+        assert sum(map(len, pieces)) <= chunk.raw_size
+    return b"".join(pieces)
+
+
+def as_pack(stored: bytes, chunk: Chunk, take: Take) -> None:
+    take(0, DECODER.pack(memoryview(stored), chunk))
+
+
+def as_stream(stored: bytes, chunk: Chunk, take: Take) -> None:
+    DECODER.stream(memoryview(stored), chunk, take, at_page=True)
+
+
+def received(stored: bytes, chunk: Chunk, take: Take) -> None:
+    if len(stored) != chunk.stored_size:
+        raise DataLossError("whoever receives an object knows its size")
+    arriving = io.BytesIO(stored)
+
+    def fill(room: memoryview) -> None:
+        assert arriving.readinto(room) == len(room)
+
+    DECODER.receive(fill, chunk, take)
 
 
 @fuzz(400, each=EACH, seed=SEEDS, size=st.integers(1, 3000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import subprocess
 import tracemalloc
@@ -16,6 +17,7 @@ from agent.repository.frame import BLOCK_SIZE, END, HEADER, Encoder, max_stored_
 
 _ENCODER = Encoder()
 _OUT = memoryview(bytearray(BLOCK_SIZE))
+_CODED = memoryview(bytearray(BLOCK_SIZE))
 
 
 def encode(raw: bytes) -> bytes:
@@ -23,7 +25,29 @@ def encode(raw: bytes) -> bytes:
 
 
 def decode(stored: bytes, raw_size: int) -> bytes:
+    """What both ways of reading a frame give, which must be the same; or both refuse it."""
+    try:
+        raw = decode_stored(stored, raw_size)
+    except DataLossError:
+        with pytest.raises(DataLossError):
+            decode_received(stored, raw_size)
+        raise
+    assert decode_received(stored, raw_size) == raw
+    return raw
+
+
+def decode_stored(stored: bytes, raw_size: int) -> bytes:
     return b"".join(bytes(frame.decode(block, _OUT)) for block in frame.blocks(memoryview(stored), raw_size))
+
+
+def decode_received(stored: bytes, raw_size: int) -> bytes:
+    arriving = io.BytesIO(stored)
+
+    def fill(room: memoryview) -> None:
+        assert arriving.readinto(room) == len(room)
+
+    blocks = frame.received(fill, len(stored), raw_size, lambda: _OUT, _CODED)
+    return b"".join(bytes(block) for block in blocks)
 
 
 def content(size: int, seed: int, compressible: bool) -> bytes:
