@@ -19,6 +19,7 @@ from agent.errors import (
 from agent.events import Direction
 from agent.storage.auto_contest import Contest
 from agent.storage.auto_gate import Admission, Contender, Gate
+from agent.storage.auto_loans import AutoLoans
 from agent.storage.auto_objects import GatedIncoming, GatedOutgoing, GatedSource
 from agent.storage.auto_sources import AutoSources
 from agent.storage.choice import S5CMD, STREAM, Choice, EngineAccount, other
@@ -74,6 +75,7 @@ class AutoEngine:
         self._contest = Contest(
             self._gate, direction, choice, lambda: self._submit(self._begin_trial), self._apply_choice
         )
+        self.loans = AutoLoans(self._gate)
         self.sources = AutoSources(self._gate, self._upload_source)
 
     def _begin(self, choice: Choice | None) -> Choice | None:

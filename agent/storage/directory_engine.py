@@ -40,6 +40,7 @@ class DirectoryEngine:
 
     name = FOLDER
     sources = None
+    loans = None
 
     def __init__(self, store: DirectoryStore, capacity: int, threads: int) -> None:
         self._store = store

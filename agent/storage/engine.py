@@ -13,6 +13,7 @@ import msgspec
 
 from agent.config.model import TransferConfig
 from agent.errors import GpusnapError
+from agent.storage.loan import Arrival, Loan
 from agent.storage.source import Source
 
 
@@ -125,6 +126,36 @@ class SourceUploads(Protocol):
         ...
 
 
+class Lent(Protocol):
+    """A connection that is lent to another process."""
+
+    @property
+    def loan(self) -> Loan:
+        """What that process is told."""
+        ...
+
+    def give_back(self, arrival: Arrival | None = None) -> None:
+        """Ends the loan; without an arrival the object did not come. Further calls do nothing."""
+        ...
+
+
+class Loans(Protocol):
+    """Connections for other processes, which then receive objects where they are needed. For any thread."""
+
+    @property
+    def are_given(self) -> bool:
+        """Whether connections are lent: as long as one alone brings enough."""
+        ...
+
+    def lend(self, key: str, size: int) -> Lent | None:
+        """Lends a connection for an object of ``size`` bytes, blocking until one is free; ``None`` if none is lent.
+
+        Raises:
+            CancelledError: the engine was aborted.
+        """
+        ...
+
+
 class TransferEngine(Protocol):
     """Moves chunks between this machine and a store. All methods may be called from any thread.
 
@@ -141,6 +172,11 @@ class TransferEngine(Protocol):
     @property
     def sources(self) -> SourceUploads | None:
         """Uploads that take no room, where the engine can do without."""
+        ...
+
+    @property
+    def loans(self) -> Loans | None:
+        """Connections for other processes, where the engine can lend some."""
         ...
 
     def outgoing(self, size: int) -> Outgoing:

@@ -45,6 +45,7 @@ class S5cmdEngine:
 
     name = S5CMD
     sources = None
+    loans = None
     processor_seconds = 0.0
 
     def __init__(

@@ -17,6 +17,7 @@ from agent.storage.keys import check_key
 from agent.storage.retry import RetryPolicy
 from agent.storage.source import Source
 from agent.storage.stream_download import Download
+from agent.storage.stream_loans import StreamLoans
 from agent.storage.stream_pool import Pool
 from agent.storage.stream_requests import Requests
 from agent.storage.stream_sources import StreamSources
@@ -54,12 +55,13 @@ class StreamEngine:
         self._part_bytes = part_bytes(share.connections, self._arena.capacity)
         self._lock = threading.Lock()
         self._on_way = 0
+        self.loans = StreamLoans(self._pool, self._requests, self._policy)
         self.sources = StreamSources(self._arena, IdleConnections(self._load), self._send)
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes that its connections have moved."""
-        return self._pool.bytes_moved
+        """Bytes that its connections have moved, those that were lent among them."""
+        return self._pool.bytes_moved + self.loans.bytes_moved
 
     @property
     def processor_seconds(self) -> float:

@@ -59,11 +59,15 @@ class Pool:
     def __init__(self, requests: Requests, connections: int) -> None:
         self._requests = requests
         self._most = connections
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed = threading.Condition(lock)
+        self._freed = threading.Condition(lock)
         self._ready: deque[Job] = deque()
         self._delayed: list[tuple[float, int, Job]] = []
         self._order = itertools.count()
         self._unfinished = 0
+        self._busy = 0
+        self._lent = 0
         self._threads: list[threading.Thread] = []
         self._connections: list[Connection] = []
         self._last_success = 0.0
@@ -85,7 +89,7 @@ class Pool:
     def occupancy(self) -> tuple[int, int]:
         """How many jobs are not finished, and how many connections have none."""
         with self._changed:
-            return self._unfinished, max(self._most - self._unfinished, 0)
+            return self._unfinished, max(self._most - self._lent - self._unfinished, 0)
 
     def submit(self, jobs: list[Job]) -> None:
         """Queues jobs; each is finished later, from another thread (or at once if the pool was ended)."""
@@ -105,6 +109,32 @@ class Pool:
             self._most = max(self._most, connections)
             if not self._ended:
                 self._start_threads()
+            self._changed.notify_all()
+            self._freed.notify_all()
+
+    def lend(self) -> bool:
+        """Leaves one connection without work, so that another can be used elsewhere; blocks until one is free.
+
+        Says no if half of them are lent.
+
+        Raises:
+            CancelledError: the pool was ended.
+        """
+        with self._changed:
+            if self._lent >= self._most // 2:
+                return False
+            self._lent += 1
+            self._freed.wait_for(lambda: self._ended or self._busy + self._lent <= self._most)
+            if self._ended:
+                raise cancelled()
+            return True
+
+    def take_back(self) -> None:
+        """Takes back what was lent."""
+        with self._changed:
+            self._lent -= 1
+            self._changed.notify_all()
+            self._freed.notify_all()
 
     def close(self) -> None:
         """Waits until everything queued is finished, and ends the threads."""
@@ -121,6 +151,7 @@ class Pool:
             self._delayed.clear()
             threads, connections = list(self._threads), list(self._connections)
             self._changed.notify_all()
+            self._freed.notify_all()
         for connection in connections:
             connection.cut()
         for job in left:
@@ -146,6 +177,7 @@ class Pool:
         try:
             while (job := self._next()) is not None:
                 self._attempt(job, connection)
+                self._free()
         finally:
             connection.close()
 
@@ -155,10 +187,16 @@ class Pool:
                 now = time.monotonic()
                 while self._delayed and self._delayed[0][0] <= now:
                     self._ready.appendleft(heapq.heappop(self._delayed)[2])
-                if self._ready:
+                if self._ready and self._busy + self._lent < self._most:
+                    self._busy += 1
                     return self._ready.popleft()
                 self._changed.wait(self._delayed[0][0] - now if self._delayed else None)
             return None
+
+    def _free(self) -> None:
+        with self._changed:
+            self._busy -= 1
+            self._freed.notify_all()
 
     def _attempt(self, job: Job, connection: Connection) -> None:
         connection.begin(*job.endurance.begin(time.monotonic()))

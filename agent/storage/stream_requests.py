@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import ssl
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
 
@@ -14,7 +12,7 @@ import msgspec
 from agent import version
 from agent.config.model import StorageConfig
 from agent.config.provider import ResolvedStorage
-from agent.errors import ConfigError, GpusnapError
+from agent.errors import GpusnapError
 from agent.storage.failure import Failure, FailureKind, kind_of, to_error
 from agent.storage.http_head import BrokenAnswerError, Head
 from agent.storage.keys import check_key, clean_prefix, join
@@ -24,6 +22,7 @@ from agent.storage.session import KeySource, NoKeysError
 from agent.storage.sigv4 import NO_PAYLOAD, UNSIGNED, Keys, signed_headers, signed_query
 from agent.storage.store import Deadline
 from agent.storage.stream_connection import Connection
+from agent.storage.trust import trust
 
 _NOTHING: Mapping[str, str] = {}
 _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -78,6 +77,7 @@ class Requests:
         resolved: its endpoint, region and addressing style.
 
     Attributes:
+        address: where the bucket is.
         clock: what requests are signed with.
 
     Raises:
@@ -88,19 +88,19 @@ class Requests:
         self._bucket = storage.bucket
         self._prefix = clean_prefix(storage.prefix)
         self._keys = KeySource(storage, resolved.region)
-        self._address = address_of(storage.bucket, resolved)
+        self.address = address_of(storage.bucket, resolved)
         self._location = f"s3://{storage.bucket} at {resolved.endpoint_url or 'AWS'}"
-        self._tls = _trust() if self._address.is_tls else None
+        self._tls = trust() if self.address.is_tls else None
         self.clock = SigningClock()
 
     @property
     def is_tls(self) -> bool:
         """Whether bytes are protected on their way."""
-        return self._address.is_tls
+        return self.address.is_tls
 
     def connection(self) -> Connection:
         """Returns a new connection; nothing is contacted yet."""
-        return Connection(self._address.host, self._address.port, self._tls)
+        return Connection(self.address.host, self.address.port, self._tls)
 
     def get(self, key: str, begin: int, end: int | None) -> bytes:
         """Returns the request for the bytes from ``begin`` up to ``end``; (0, None) for the whole object.
@@ -142,7 +142,7 @@ class Requests:
     def bucket(self, method: str, query: Mapping[str, str] = _NOTHING) -> bytes:
         """Returns a request about the bucket; raises as ``get``."""
         encoded = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
-        return self._signed(method, self._address.path or "/", {}, NO_PAYLOAD, encoded)
+        return self._signed(method, self.address.path or "/", {}, NO_PAYLOAD, encoded)
 
     def copy(self, source: str, key: str) -> bytes:
         """Returns the request that stores a copy of an object under another key; raises as ``get``."""
@@ -158,7 +158,7 @@ class Requests:
             md5: the MD5 of the body in Base64, with which every store compares it.
         """
         path = self._path(key)
-        host = self._address.host_header
+        host = self.address.host_header
         query = signed_query(method, host, path, self._current_keys(), deadline.begin_s, deadline.seconds)
         return _head(method, f"{path}?{query}", {"host": host, "content-length": str(size), "content-md5": md5})
 
@@ -185,12 +185,12 @@ class Requests:
     def _signed(self, method: str, path: str, headers: Mapping[str, str], payload: str, query: str = "") -> bytes:
         own = {name: value for name, value in headers.items() if name.startswith("x-amz-")}
         signed = signed_headers(
-            method, self._address.host_header, path, payload, self._current_keys(), self.clock.now(), query, own
+            method, self.address.host_header, path, payload, self._current_keys(), self.clock.now(), query, own
         )
         return _head(method, f"{path}?{query}" if query else path, {**signed, **headers})
 
     def _path(self, key: str) -> str:
-        return f"{self._address.path}/{quote(join(self._prefix, check_key(key)), safe='/-_.~')}"
+        return f"{self.address.path}/{quote(join(self._prefix, check_key(key)), safe='/-_.~')}"
 
     def _current_keys(self) -> Keys:
         try:
@@ -233,21 +233,3 @@ def _wish(head: Head) -> float:
 
 def _no_credentials(text: str) -> RefusedError:
     return RefusedError(Failure(FailureKind.ACCESS_DENIED, " ".join(text.split()), "NoCredentialProviders"), 0.0)
-
-
-def _trust() -> ssl.SSLContext:
-    """Returns the system's trust, with AWS_CA_BUNDLE as in other S3 clients; on a system without any, botocore's."""
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    bundle = os.environ.get("AWS_CA_BUNDLE", "")
-    paths = ssl.get_default_verify_paths()
-    if not (bundle or paths.cafile or paths.capath):
-        import botocore  # not at the top: few systems are without trust
-
-        bundle = os.path.join(os.path.dirname(botocore.__file__), "cacert.pem")
-    if bundle:
-        try:
-            context.load_verify_locations(bundle)
-        except OSError as error:
-            raise ConfigError(f"AWS_CA_BUNDLE: {bundle} cannot be read: {error.strerror or error}") from error
-    return context

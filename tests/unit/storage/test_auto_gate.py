@@ -25,6 +25,7 @@ class Idle:
     capacity = 1 << 60
     processor_seconds = 0.0
     sources = None
+    loans = None
 
     def __init__(self, name: str) -> None:
         self.name = name
