@@ -31,10 +31,16 @@ class Ahead:
         self._most = transfer.connections
         self._begun: dict[bytes, Future[Incoming]] = {}
 
-    def begin(self, table: Sequence[Chunk]) -> None:
-        """Begins with the chunks that the plan will name first: one for each connection, if there is surely room."""
+    def begin(self, table: Sequence[Chunk], leaves_segments: bool = False) -> None:
+        """Begins with the chunks that the plan will name first: one for each connection, if there is surely room.
+
+        Args:
+            table: all chunks.
+            leaves_segments: whether only packs are wanted so early.
+        """
         left = self._bytes
-        for chunk in itertools.islice(_in_order(table), self._most):
+        wanted = (chunk for chunk in _in_order(table) if not (leaves_segments and chunk.kind is ChunkKind.SEGMENT))
+        for chunk in itertools.islice(wanted, self._most):
             left -= chunk.stored_size
             if left < 0:
                 return
@@ -44,6 +50,9 @@ class Ahead:
     def chunk_ids(self) -> frozenset[bytes]:
         """What was begun and not handed over yet."""
         return frozenset(self._begun)
+
+    def __contains__(self, chunk_id: bytes) -> bool:
+        return chunk_id in self._begun
 
     def take(self, chunk_id: bytes) -> Future[Incoming] | None:
         """Hands over a chunk; ``None`` if it was not begun, or handed over before."""

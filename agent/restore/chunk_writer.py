@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -25,10 +25,13 @@ from agent.restore.plan import PackJob
 from agent.restore.present import Comparing
 from agent.restore.segment_writer import SegmentWriter, Take
 from agent.restore.selection import Selection
-from agent.restore.task import SegmentTask, Task, Written
+from agent.restore.task import SegmentFetch, SegmentTask, Task, Written
 from agent.restore.tree_writer import TreeWriter
 from agent.restore.writer import Writer
 from agent.storage.engine import Incoming
+
+if TYPE_CHECKING:
+    from agent.restore.segment_receiver import SegmentReceiver
 
 SMALL_BLOCK = 1 << 20
 """Bytes of a small file that are read at once."""
@@ -88,6 +91,7 @@ class ChunkWriter:
         )
         self._warnings = warnings
         self._decoder = Decoder(room, blocks)
+        self._receiver: SegmentReceiver | None = None
 
     def do(self, task: Task, incoming: Incoming | None = None) -> Written:
         """Writes a chunk, or does a local task."""
@@ -96,6 +100,8 @@ class ChunkWriter:
     def close(self) -> None:
         """Closes the open directories and ends its threads."""
         self._segments.close()
+        if self._receiver is not None:
+            self._receiver.close()
         self._writer.close()
         self._keeper.close()
 
@@ -106,6 +112,8 @@ class ChunkWriter:
             written = self._pack(task, stored)
         elif isinstance(task, SegmentTask):
             written = self._segment(task, stored)
+        elif isinstance(task, SegmentFetch):
+            written = self._receive(task)
         else:
             written = self._local.do(task)
         return msgspec.structs.replace(
@@ -129,3 +137,11 @@ class ChunkWriter:
             self._decoder.stream(stored, task.chunk, take, at_page=self._writer.bypasses_cache)
 
         return self._segments.write(task.places, feed)
+
+    def _receive(self, task: SegmentFetch) -> Written:
+        if self._receiver is None:
+            # Not at the top: what it takes to load is for those that fetch.
+            from agent.restore.segment_receiver import SegmentReceiver
+
+            self._receiver = SegmentReceiver(self._decoder, self._segments)
+        return self._receiver.write(task)

@@ -1,29 +1,23 @@
-"""Fetches chunks in the planned order, ahead of the threads that write them, and again when one arrives damaged."""
+"""Fetches chunks in the planned order, ahead of the threads that write them, and again when one arrives damaged.
+
+Segments are left to the worker processes where the engine lends connections for that: they then go from the network to
+the disk through the memory of one process.
+"""
 
 from __future__ import annotations
 
 import queue
 from collections.abc import Iterable
-from concurrent.futures import Future
-
-import msgspec
 
 from agent.pipeline.crew import Crew, wait_for
 from agent.repository import keys
 from agent.restore.ahead import Ahead
-from agent.restore.plan import Job
-from agent.storage.engine import Incoming, TransferEngine
+from agent.restore.plan import Job, SegmentJob
+from agent.restore.ready import Fetched, Ready, Unfetched
+from agent.storage.engine import Lent, Loans, TransferEngine
 
 FETCH_ATTEMPTS = 3
 """A chunk that arrives damaged is fetched so often before it counts as lost: the damage may be on the way."""
-
-
-class Fetched(msgspec.Struct, frozen=True):
-    """A job whose chunk has arrived, or failed to; ``attempt`` counts from 1."""
-
-    job: Job
-    attempt: int
-    future: Future[Incoming]
 
 
 class Fetcher:
@@ -33,19 +27,19 @@ class Fetcher:
         begun: chunks that are on their way already.
         jobs: what is fetched, in this order.
         most: jobs between the beginning of their download and the end of their writing at most.
-        takers: threads that call ``take``.
+        loans: connections for those who write segments, if they can fetch them.
     """
 
     def __init__(
-        self, engine: TransferEngine, begun: Ahead, jobs: Iterable[Job], most: int, takers: int, crew: Crew
+        self, engine: TransferEngine, begun: Ahead, jobs: Iterable[Job], most: int, loans: Loans | None, crew: Crew
     ) -> None:
         self._engine = engine
         self._begun = begun
         self._jobs = jobs
-        self._takers = takers
+        self._loans = loans
         self._crew = crew
         self._most = most
-        self._ready: queue.SimpleQueue[Fetched | None] = queue.SimpleQueue()
+        self._ready = Ready()
         self._messages: queue.SimpleQueue[tuple[Job, int] | None] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -54,22 +48,37 @@ class Fetcher:
         for job in self._jobs:
             while under_way >= self._most:
                 under_way -= self._next_message()
-            self._start(job, 1)
+            self._begin(job)
             under_way += 1
         while under_way > 0:
             under_way -= self._next_message()
-        for _ in range(self._takers):
-            self._ready.put(None)
+        self._ready.end()
 
-    def take(self) -> Fetched | None:
-        """Waits for the next chunk to arrive; None when there is none left. Raises CancelledError when all stops."""
-        return wait_for(self._ready, self._crew.check)
+    def take(self, prefers_unfetched: bool) -> Fetched | Unfetched | None:
+        """Waits for the next chunk; ``None`` when there is none left. Raises CancelledError when all stops.
+
+        Args:
+            prefers_unfetched: whether a segment that is still to be fetched comes before a chunk that has arrived.
+        """
+        return self._ready.take(self._crew.check, prefers_unfetched)
+
+    def lend(self, unfetched: Unfetched) -> Lent | None:
+        """Lends a connection for a segment; ``None`` if none is lent: it then is among those that arrive."""
+        chunk = unfetched.job.chunk
+        lent = self._loans.lend(keys.chunk(chunk.id), chunk.stored_size) if self._loans is not None else None
+        if lent is None:
+            self.instead(unfetched)
+        return lent
+
+    def instead(self, unfetched: Unfetched) -> None:
+        """Fetches a segment that could not be fetched by who would have written it."""
+        self._messages.put((unfetched.job, unfetched.attempt))
 
     def done(self) -> None:
         """Says that a job is done, well or not."""
         self._messages.put(None)
 
-    def again(self, fetched: Fetched) -> bool:
+    def again(self, fetched: Fetched | Unfetched) -> bool:
         """Asks for a job's chunk once more; says no when that was done often enough."""
         if fetched.attempt >= FETCH_ATTEMPTS:
             return False
@@ -83,6 +92,13 @@ class Fetcher:
             return 1
         self._start(*message)
         return 0
+
+    def _begin(self, job: Job) -> None:
+        lends = self._loans is not None and self._loans.are_given
+        if lends and isinstance(job, SegmentJob) and job.chunk.id not in self._begun:
+            self._ready.put(Unfetched(job))
+        else:
+            self._start(job, 1)
 
     def _start(self, job: Job, attempt: int) -> None:
         future = self._begun.take(job.chunk.id)

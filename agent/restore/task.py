@@ -10,6 +10,7 @@ from agent.repository.model import Chunk
 from agent.restore.plan import PackJob, SegmentPlace
 from agent.restore.present import Comparing
 from agent.restore.request import IfNotEmpty
+from agent.storage.loan import Arrival, Loan
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -36,6 +37,14 @@ class SegmentTask(msgspec.Struct, frozen=True, tag="segment"):
 
     chunk: Chunk
     places: tuple[SegmentPlace, ...]
+
+
+class SegmentFetch(msgspec.Struct, frozen=True, tag="segment_fetch"):
+    """Fetch a segment, and write it as a ``SegmentTask``; not done if it does not come as it should."""
+
+    chunk: Chunk
+    places: tuple[SegmentPlace, ...]
+    loan: Loan
 
 
 class PackCheck(msgspec.Struct, frozen=True, tag="pack_check"):
@@ -84,7 +93,7 @@ class SegmentCopy(msgspec.Struct, frozen=True, tag="segment_copy"):
 LocalTask = PackCheck | PackBuild | SegmentDigest | SegmentCopy
 """Make use of what the target holds."""
 
-Task = PackJob | SegmentTask | LocalTask
+Task = PackJob | SegmentTask | SegmentFetch | LocalTask
 """Decode one chunk, verify it and write it; or find and copy what would be in it."""
 
 
@@ -100,7 +109,7 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
     """A task was done, or found that it cannot be.
 
     Attributes:
-        is_done: whether it was done; only local tasks may say no.
+        is_done: whether it was done; only local tasks and those that fetch may say no.
         content_bytes, model_bytes, entries: what was written. A large file is counted when it is published, not here.
         decode_seconds, write_seconds: how long each took.
         processor_seconds: how long the thread was on a processor, or in line for one.
@@ -109,6 +118,7 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
         kept_files, kept_bytes: files that were in the target before, with their stored content.
         directories: those of the pack that have their metadata, by their places in its run of entries.
         digest: the id that a segment would have.
+        arrival: how a segment came that was fetched.
     """
 
     is_done: bool = True
@@ -124,6 +134,7 @@ class Written(msgspec.Struct, frozen=True, tag="written"):
     kept_bytes: int = 0
     directories: tuple[int, ...] = ()
     digest: bytes = b""
+    arrival: Arrival | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

@@ -55,6 +55,12 @@ def test_it_begins_no_more_than_there_are_connections(engine: DirectoryEngine) -
         assert begun(ahead) == [2]
 
 
+def test_it_leaves_segments_to_others(engine: DirectoryEngine) -> None:
+    with contextlib.closing(Ahead(engine, TransferConfig(staging_size=4 * CAPACITY))) as ahead:
+        ahead.begin(TABLE, leaves_segments=True)
+        assert begun(ahead) == [0, 3, 5]
+
+
 def test_a_chunk_is_handed_over_once(engine: DirectoryEngine) -> None:
     with contextlib.closing(Ahead(engine, TransferConfig(staging_size=CAPACITY))) as ahead:
         ahead.begin(TABLE)
