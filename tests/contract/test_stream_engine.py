@@ -6,7 +6,6 @@ import random
 import re
 import socket
 import ssl
-import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -323,17 +322,6 @@ def test_http_bodies_are_signed(make_engine: MakeEngine, proxy: Proxy) -> None:
     start_upload(make_engine(), "x", b"12345").result(SECONDS)
     signed = "5994471abb01112afcc18159f6cc74b4f511b99806da59b3caf5a9c173cacfc5"
     assert proxy.seen[0].headers["x-amz-content-sha256"] == signed
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=store",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return key, certificate
 
 
 def test_https_is_verified_and_resumed(

@@ -1,4 +1,4 @@
-"""A workspace that is saved in a local repository, to be damaged and restored."""
+"""A workspace that is saved, most often in a local repository, to be damaged and restored."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.config.model import StorageConfig
 from agent.events import OperationResult
 from agent.repository.model import Chunk
 from agent.restore.request import IfNotEmpty
@@ -36,18 +37,21 @@ class Saved:
 
     Args:
         large: files of at least so many bytes are large ones.
+        storage: where they are saved; by default in a local folder.
 
     Attributes:
         workspace, target: what was saved, and where it is restored.
         outside: a folder that no restore may touch.
     """
 
-    def __init__(self, folder: Path, nodes: list[Node], large: int = LARGE) -> None:
+    def __init__(
+        self, folder: Path, nodes: list[Node], large: int = LARGE, storage: StorageConfig | None = None
+    ) -> None:
         self.folder = folder
         self.workspace, self.target, self.outside = folder / "workspace", folder / "target", folder / "outside"
         build(os.fsencode(self.outside), [File(b"file", b"outside")])
         build(os.fsencode(self.workspace), nodes)
-        self.pipelines = Pipelines(folder)
+        self.pipelines = Pipelines(folder, storage)
         self.id = self.pipelines.snapshot(os.fsencode(self.workspace), large_file_size=large).snapshot_id
         self.entries = self.pipelines.entries(self.id)
         self.chunks = self.pipelines.chunks(self.id)
