@@ -77,6 +77,17 @@ class Crew:
         if self._error is not None:
             raise self._error
 
+    def heeding(self, call: Callable[[_T], None]) -> Callable[[_T], None]:
+        """Returns a callback whose errors stop the crew: a future swallows them, and the crew would wait for ever."""
+
+        def heeded(argument: _T) -> None:
+            try:
+                call(argument)
+            except BaseException as error:  # carried to join()
+                self.fail(error)
+
+        return heeded
+
     def cause(self, error: BaseException) -> BaseException:
         """Returns the first error; ``error``, which ended the work of the crew, if there was none before."""
         return self._error or error

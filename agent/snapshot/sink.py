@@ -213,7 +213,7 @@ class ChunkSink:
             return False
         in_file.sending_begins()
         future = self._engine.sources.upload(source, keys.chunk(chunk.id))
-        future.add_done_callback(lambda done: self._sent(chunk, in_file, done))
+        future.add_done_callback(self._crew.heeding(lambda done: self._sent(chunk, in_file, done)))
         return True
 
     def _sent(self, chunk: ChunkRef, in_file: InFile, future: Future[TransferReport]) -> None:
@@ -251,7 +251,7 @@ class ChunkSink:
             return False
         self._meter.add(Stage.COMPRESS, busy_seconds=stored.seconds)
         future = self._engine.upload(outgoing, keys.chunk(chunk.id))
-        future.add_done_callback(lambda done: self._finished(chunk, done))
+        future.add_done_callback(self._crew.heeding(lambda done: self._finished(chunk, done)))
         return True
 
     def _is_taken(self, chunk: ChunkRef) -> bool:

@@ -151,10 +151,35 @@ def test_a_cancel_before_the_start(saved: Saved) -> None:
     assert [summary.id for summary in saved.pipelines.repository.list_snapshots(10)] == [saved.id]
 
 
+def test_an_event_that_cannot_be_told_fails_a_snapshot(folder: Path) -> None:
+    build(
+        os.fsencode(folder / "workspace"), [File(b"f%03d" % number, Seeded(6000, seed=number)) for number in range(9)]
+    )
+    pipelines = Pipelines(folder)
+
+    def fail() -> None:
+        raise RuntimeError("nobody can be told")
+
+    in_the_middle(pipelines, ChunkFinished, fail)
+    cancel = threading.Event()
+    # Without a bound the snapshot would wait for ever for the upload that the event was about.
+    limit = threading.Timer(60.0, cancel.set)
+    limit.start()
+    with pytest.raises(RuntimeError, match="nobody can be told"):
+        pipelines.snapshot(os.fsencode(folder / "workspace"), large_file_size=LARGE, cancel=cancel)
+    limit.cancel()
+    assert pipelines.repository.list_snapshots(10) == []
+
+
 def break_store(store: Path) -> None:
     """Makes every access to a chunk fail, until ``mend_store``."""
     (store / "chunks").rename(store / "moved")
-    (store / "chunks").write_text("no folder")
+    while True:
+        try:
+            (store / "chunks").write_text("no folder")
+            return
+        except IsADirectoryError:  # whoever stores a chunk has made it again
+            shutil.rmtree(store / "chunks", ignore_errors=True)
 
 
 def mend_store(store: Path) -> None:

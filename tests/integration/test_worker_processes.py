@@ -63,8 +63,9 @@ def kill_at_chunks(saved: Saved, when: set[int], number: int = signal.SIGKILL) -
                 Events.finished += 1
                 if Events.finished in when:
                     for pid in workers_running():
-                        os.kill(pid, number)
-                        killed.append(pid)
+                        with contextlib.suppress(ProcessLookupError):  # it has just ended
+                            os.kill(pid, number)
+                            killed.append(pid)
 
     saved.pipelines.new_events = Events
     return killed
