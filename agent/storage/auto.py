@@ -62,6 +62,7 @@ class AutoEngine:
         self._transfer = transfer
         self._lock = threading.Lock()
         self._opening = threading.Lock()
+        self._applying = threading.Lock()
         self._gate = Gate(transfer.staging_size, self._submit_tidying)
         self._jobs = ThreadPoolExecutor(4, "auto-engine")
         self._idle = threading.Condition(self._lock)
@@ -299,10 +300,12 @@ class AutoEngine:
 
     def _apply_choice(self) -> None:
         """Gives the loser nothing new; once it holds nothing any more, it ends and the winner gets its part."""
-        choice = self._contest.choice
-        assert choice is not None
-        self._gate.wake(choice.engine)
-        self._gate.rest(other(choice.engine))
+        # One after the other, so that what was chosen last is what holds.
+        with self._applying:
+            choice = self._contest.choice
+            assert choice is not None
+            self._gate.wake(choice.engine)
+            self._gate.rest(other(choice.engine))
         self._submit_tidying()
 
     def _submit_tidying(self) -> None:
