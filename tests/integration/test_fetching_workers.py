@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -195,8 +196,9 @@ def test_the_segment_of_a_killed_worker_is_fetched_by_another(saved: Saved) -> N
     def kill(number: int) -> None:
         if number in (2, 6):
             for pid in processes_running("agent.restore.worker"):
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
 
     at_each_chunk(saved, kill)
     saved.restore()
