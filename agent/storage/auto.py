@@ -76,7 +76,7 @@ class AutoEngine:
         self._contest = Contest(
             self._gate, direction, choice, lambda: self._submit(self._begin_trial), self._apply_choice
         )
-        self.loans = AutoLoans(self._gate)
+        self.loans = AutoLoans(self._gate, self._contest)
         self.sources = AutoSources(self._gate, self._upload_source)
 
     def _begin(self, choice: Choice | None) -> Choice | None:

@@ -144,4 +144,6 @@ class Contest:
             return "the operation ended before the engines could be compared"
         if self._spare.last is Outlook.BUSY:
             return "the processors had no time for s5cmd, which takes more of it than stream"
+        if self._requested > TRIAL_AFTER:
+            return "the operation ended before it was clear that s5cmd could move more"
         return "too little to compare engines"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from agent.storage.auto_gate import Admission, Contender, Gate
+from collections.abc import Callable
+
+from agent.events import Direction
+from agent.storage.auto_contest import Contest
+from agent.storage.auto_gate import Contender, Gate
 from agent.storage.choice import STREAM
 from agent.storage.engine import Lent
 from agent.storage.loan import Arrival
@@ -13,10 +17,12 @@ class AutoLoans:
 
     Args:
         gate: where it takes part.
+        contest: takes what comes over them for what ``stream`` moves.
     """
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, contest: Contest) -> None:
         self._gate = gate
+        self._contest = contest
 
     @property
     def are_given(self) -> bool:
@@ -26,6 +32,7 @@ class AutoLoans:
 
     def lend(self, key: str, size: int) -> Lent | None:
         """Lends a connection as ``stream`` does."""
+        self._contest.ask(Direction.DOWNLOAD, size)
         admission = self._gate.admit_source(STREAM)
         if admission is None:
             return None
@@ -37,25 +44,36 @@ class AutoLoans:
         finally:
             if lent is None:
                 self._gate.give_back(admission)
-        return None if lent is None else GatedLent(lent, size, self._gate, admission)
+        if lent is None:
+            return None
+        in_trial = self._contest.begins(admission, Direction.DOWNLOAD)
+
+        def end(arrival: Arrival | None) -> None:
+            self._contest.ends(admission, 0 if arrival is None else size, in_trial)
+            self._gate.give_back(admission)
+
+        return GatedLent(lent, end)
 
 
 class GatedLent:
-    """A lent connection whose engine stays until it is given back."""
+    """A lent connection whose engine stays until it is given back.
 
-    def __init__(self, inner: Lent, size: int, gate: Gate, admission: Admission) -> None:
+    Args:
+        inner: what the engine has lent.
+        end: called once, after it was given back.
+    """
+
+    def __init__(self, inner: Lent, end: Callable[[Arrival | None], None]) -> None:
         self.loan = inner.loan
         self._inner = inner
-        self._size = size
-        self._gate = gate
-        self._admission = admission
+        self._end: Callable[[Arrival | None], None] | None = end
 
     def give_back(self, arrival: Arrival | None = None) -> None:
-        """Ends the loan, and the admission."""
+        """Ends the loan, and the stay of its engine."""
         self._inner.give_back(arrival)
-        if arrival is not None:
-            self._gate.moved(self._admission, self._size)
-        self._gate.give_back(self._admission)
+        end, self._end = self._end, None
+        if end is not None:
+            end(arrival)
 
 
 def _lends(stream: Contender) -> bool:
