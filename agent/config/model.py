@@ -101,7 +101,8 @@ class TransferConfig(msgspec.Struct, frozen=True):
 
     Attributes:
         engine: which engine moves chunks.
-        connections: connections to the store at once; a chunk on its way uses up to 8 (s5cmd) or 16 (stream).
+        connections: connections to the store at once, those of worker processes that fetch segments among them; a chunk
+            on its way uses up to 8 (s5cmd) or 16 (stream).
         staging_size: bytes of chunks on their way at once. One that is uploaded takes what it was compressed to, up to
             64 MiB, and one connection; with stream, segments that LZ4 does not shrink may be on their way besides.
         workers: worker processes that pack or write; 0 for one per core (at least 2, at most 8, and no more than memory

@@ -7,8 +7,8 @@ import resource
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 
@@ -16,17 +16,18 @@ from agent.config.model import EngineChoice, Provider
 from agent.config.provider import resolve
 from agent.errors import (
     CancelledError,
-    DataLossError,
     EngineUnavailableError,
     GpusnapError,
     StorageAccessDeniedError,
 )
 from agent.events import BenchmarkReport, BenchmarkRun, Direction, Emit, Measurement, OperationResult, Stage
 from agent.maintenance.benchmark_objects import BenchmarkObjects
+from agent.maintenance.benchmark_receivers import Receivers, wrong_bytes
 from agent.maintenance.request import BenchmarkRequest
 from agent.pipeline.crew import Crew
 from agent.pipeline.meter import Meter, Reporter
 from agent.pipeline.warnings import Warnings
+from agent.pipeline.workers import worker_count
 from agent.storage.engine import Incoming, TransferEngine, TransferReport
 from agent.storage.open import open_engine, open_store
 from agent.storage.store import Store
@@ -121,19 +122,58 @@ class _Benchmark:
         transfer = msgspec.structs.replace(self._request.transfer, engine=choice)
         engine = open_engine(self._request.storage, transfer, self._request.staging_dir, direction)
         try:
-            # A cancel aborts the engine, which ends every wait.
-            with Crew(self._cancel, on_stop=engine.abort).work():
-                begun = time.monotonic()
-                moving = self._upload(engine, keys) if direction is Direction.UPLOAD else self._download(engine, keys)
-                for future in moving:
-                    future.result()
-                seconds = time.monotonic() - begun
+            with self._receivers(engine, direction) as receivers:
+
+                def stop() -> None:
+                    engine.abort()
+                    if receivers is not None:
+                        receivers.abort()
+
+                # A cancel ends every wait.
+                with Crew(self._cancel, on_stop=stop).work():
+                    begun = time.monotonic()
+                    for future in self._move(engine, direction, keys, receivers):
+                        future.result()
+                    seconds = time.monotonic() - begun
+                on_processor -= receivers.processor_seconds if receivers is not None else 0.0
+                on_processor = _cpu_seconds() - on_processor
         except BaseException:
             engine.abort()
             raise
         engine.close()
         size = len(keys) * self._request.object_bytes
-        self._runs.append(BenchmarkRun(engine.name, direction, number, size, seconds, _cpu_seconds() - on_processor))
+        self._runs.append(BenchmarkRun(engine.name, direction, number, size, seconds, on_processor))
+
+    @contextlib.contextmanager
+    def _receivers(self, engine: TransferEngine, direction: Direction) -> Iterator[Receivers | None]:
+        """Worker processes for downloads, where a restore would have some that fetch."""
+        workers = worker_count(self._request.transfer.workers)
+        if direction is Direction.UPLOAD or engine.loans is None or workers == 1:
+            yield None
+            return
+        size = self._request.object_bytes
+        with contextlib.closing(Receivers(engine.loans, self._objects, size, workers)) as receivers:
+            yield receivers
+
+    def _move(
+        self, engine: TransferEngine, direction: Direction, keys: list[str], receivers: Receivers | None
+    ) -> Sequence[Future[TransferReport] | Future[None]]:
+        if direction is Direction.UPLOAD:
+            return self._upload(engine, keys)
+        if receivers is None:
+            return [self._fetch(engine, key) for key in keys]
+        with ThreadPoolExecutor(receivers.count, "receive") as pool:
+            return list(pool.map(lambda key: self._receive(receivers, engine, key), keys))
+
+    def _receive(self, receivers: Receivers, engine: TransferEngine, key: str) -> Future[None]:
+        self._check()
+        report = receivers.fetch(key)
+        if report is None:
+            return self._fetch(engine, key)
+        self._moved(report, Stage.DOWNLOAD)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
 
     def _upload(self, engine: TransferEngine, keys: list[str]) -> list[Future[TransferReport]]:
         futures = []
@@ -160,9 +200,6 @@ class _Benchmark:
         if done.exception() is None:
             self._moved(done.result(), Stage.UPLOAD)
 
-    def _download(self, engine: TransferEngine, keys: list[str]) -> list[Future[None]]:
-        return [self._fetch(engine, key) for key in keys]
-
     def _fetch(self, engine: TransferEngine, key: str) -> Future[None]:
         self._check()
         looked_at: Future[None] = Future()
@@ -172,7 +209,7 @@ class _Benchmark:
                 incoming = done.result()
                 try:
                     if not self._objects.is_right(key, incoming.view):
-                        raise DataLossError(f"object {key} came back with other bytes than were stored")
+                        raise wrong_bytes(key)
                 finally:
                     incoming.release()
                 self._moved(incoming.report, Stage.DOWNLOAD)

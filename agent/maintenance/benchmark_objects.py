@@ -13,7 +13,7 @@ from agent.storage.engine import Outgoing
 from agent.storage.store import ObjectInfo, Store
 
 MARK_BYTES = 32
-"""What an object begins with: it tells objects apart that are alike otherwise."""
+"""What an object has for itself, at its beginning."""
 
 PIECE_BYTES = 4 << 20
 """Bytes that are written at once, as those of chunks are."""
@@ -56,13 +56,21 @@ class BenchmarkObjects:
 
     def source(self, key: str) -> MadeUp:
         """Returns the object with this key, for an upload that holds none of it."""
-        return MadeUp(self._mark(key), self._content)
+        return MadeUp(self.beginning(key), self._content)
+
+    def beginning(self, key: str) -> bytes:
+        """Returns what the object with this key begins with: that tells objects apart that are alike otherwise."""
+        return hashlib.blake2b(key.encode(), digest_size=MARK_BYTES).digest()[: len(self._content)]
+
+    @property
+    def end(self) -> memoryview:
+        """What all objects end with: a piece, or all that follows on the beginning if that is less."""
+        return self._content[max(len(self._content) - PIECE_BYTES, min(MARK_BYTES, len(self._content))) :]
 
     def is_right(self, key: str, view: memoryview) -> bool:
         """Says whether ``view`` may be the object with this key: its size, its beginning and its end."""
-        mark = self._mark(key)
-        end = max(len(self._content) - PIECE_BYTES, len(mark))
-        return len(view) == len(self._content) and view[: len(mark)] == mark and view[end:] == self._content[end:]
+        size, mark, end = len(self._content), self.beginning(key), self.end
+        return len(view) == size and view[: len(mark)] == mark and view[size - len(end) :] == end
 
     def remove(self, names: Iterable[str]) -> None:
         """Deletes objects; those that are not there are no error."""
@@ -81,9 +89,6 @@ class BenchmarkObjects:
         """Deletes what this benchmark has stored, and what strangers left long ago."""
         found = list(self._store.list(keys.BENCHMARK))
         self.remove(removable(found, self._own))
-
-    def _mark(self, key: str) -> bytes:
-        return hashlib.blake2b(key.encode(), digest_size=MARK_BYTES).digest()[: len(self._content)]
 
 
 class MadeUp:

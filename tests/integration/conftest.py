@@ -12,6 +12,8 @@ import pytest
 from gpusnap.v1 import snapshot_agent_pb2 as pb
 from gpusnap.v1.snapshot_agent_pb2_grpc import SnapshotAgentStub
 
+from agent.storage.loan import Arrival
+from agent.storage.stream_loans import StreamLoans
 from tests.support.daemon import Daemon
 from tests.support.rpc import connected
 
@@ -66,3 +68,17 @@ def workspace(stopped_daemon: Daemon) -> Path:
     (folder / "model.safetensors").write_bytes(b"\x01\x02" * 50_000)
     (folder / "link").symlink_to("code/main.py")
     return folder
+
+
+@pytest.fixture
+def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[Arrival | None]:
+    """What comes of each loan; none for what was left to the engine."""
+    found: list[Arrival | None] = []
+    inner = StreamLoans._take_back
+
+    def take_back(self: StreamLoans, size: int, arrival: Arrival | None) -> None:
+        found.append(arrival)
+        inner(self, size, arrival)
+
+    monkeypatch.setattr(StreamLoans, "_take_back", take_back)
+    return found

@@ -21,7 +21,6 @@ from agent.repository import keys
 from agent.restore.request import IfNotEmpty
 from agent.storage.loan import Arrival
 from agent.storage.open import open_store
-from agent.storage.stream_loans import StreamLoans
 from tests.support.damage import flipped
 from tests.support.pipelines import memory_folder
 from tests.support.processes import processes_running
@@ -53,20 +52,6 @@ def saved(request: pytest.FixtureRequest, seaweed: SeaweedServer, bucket: str, p
     yield made
     shutil.rmtree(folder)
     assert processes_running("agent.restore.worker") == set()
-
-
-@pytest.fixture
-def arrivals(monkeypatch: pytest.MonkeyPatch) -> list[Arrival | None]:
-    """What comes of each loan; none for what was left to the engine."""
-    found: list[Arrival | None] = []
-    inner = StreamLoans._take_back
-
-    def take_back(self: StreamLoans, size: int, arrival: Arrival | None) -> None:
-        found.append(arrival)
-        inner(self, size, arrival)
-
-    monkeypatch.setattr(StreamLoans, "_take_back", take_back)
-    return found
 
 
 def segments_of(saved: Saved) -> list[str]:
