@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.config.model import Provider, StorageConfig
+from agent.storage.open import open_store
 from tests.support.seaweed import SeaweedServer
 
 ODD_PREFIX = "my models/it's *ü 快照?[x]\"&#%41+;$HOME`~<>|"
@@ -23,6 +24,20 @@ MakeStorage = Callable[[str], StorageConfig]
 def contract_bucket(seaweed: SeaweedServer) -> str:
     """One bucket for all contract tests; each has a prefix of its own."""
     return seaweed.make_bucket()
+
+
+@pytest.fixture(scope="session")
+def make_stored(seaweed: SeaweedServer, contract_bucket: str) -> Callable[[bytes], StorageConfig]:
+    """Makes a repository in a real bucket with one object, which is called "object"."""
+
+    def make(data: bytes) -> StorageConfig:
+        storage = seaweed.storage_config(contract_bucket, f"with {uuid.uuid4().hex[:8]}")
+        store = open_store(storage)
+        store.write("object", data)
+        store.close()
+        return storage
+
+    return make
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -6,7 +6,6 @@ import itertools
 import random
 import ssl
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from agent.storage.auto import AutoEngine
 from agent.storage.borrower import Borrower, NotFetchedError
 from agent.storage.engine import Lent, Loans, TransferEngine
 from agent.storage.loan import Arrival
-from agent.storage.open import open_engine, open_store
+from agent.storage.open import open_engine
 from tests.support.processes import wait_until
 from tests.support.proxy import Fault, Proxy, answer
 from tests.support.seaweed import SeaweedServer
@@ -39,13 +38,9 @@ def data() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def s3_storage(seaweed: SeaweedServer, contract_bucket: str, data: bytes) -> StorageConfig:
+def s3_storage(make_stored: Callable[[bytes], StorageConfig], data: bytes) -> StorageConfig:
     """One repository for all tests here, with the object that they fetch."""
-    storage = seaweed.storage_config(contract_bucket, f"loans {uuid.uuid4().hex[:8]}")
-    store = open_store(storage)
-    store.write("object", data)
-    store.close()
-    return storage
+    return make_stored(data)
 
 
 @pytest.fixture(params=[EngineChoice.STREAM, EngineChoice.AUTO])

@@ -43,13 +43,9 @@ def data() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def s3_storage(seaweed: SeaweedServer, contract_bucket: str, data: bytes) -> StorageConfig:
+def s3_storage(make_stored: Callable[[bytes], StorageConfig], data: bytes) -> StorageConfig:
     """One repository for all tests here, with the object that they fetch."""
-    storage = seaweed.storage_config(contract_bucket, f"stream {uuid.uuid4().hex[:8]}")
-    store = open_store(storage)
-    store.write("object", data)
-    store.close()
-    return storage
+    return make_stored(data)
 
 
 @pytest.fixture
