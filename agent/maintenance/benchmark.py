@@ -21,8 +21,8 @@ from agent.errors import (
     StorageAccessDeniedError,
 )
 from agent.events import BenchmarkReport, BenchmarkRun, Direction, Emit, Measurement, OperationResult, Stage
-from agent.maintenance.benchmark_objects import BenchmarkObjects
-from agent.maintenance.benchmark_receivers import Receivers, wrong_bytes
+from agent.maintenance.benchmark_objects import BenchmarkObjects, wrong_bytes
+from agent.maintenance.benchmark_receivers import Receivers
 from agent.maintenance.request import BenchmarkRequest
 from agent.pipeline.crew import Crew
 from agent.pipeline.meter import Meter, Reporter
@@ -118,7 +118,7 @@ class _Benchmark:
     def _measure(self, choice: EngineChoice, direction: Direction, number: int, keys: list[str]) -> None:
         if choice not in self._choices:
             return
-        on_processor = _cpu_seconds()
+        before = _cpu_seconds()
         transfer = msgspec.structs.replace(self._request.transfer, engine=choice)
         engine = open_engine(self._request.storage, transfer, self._request.staging_dir, direction)
         try:
@@ -135,14 +135,15 @@ class _Benchmark:
                     for future in self._move(engine, direction, keys, receivers):
                         future.result()
                     seconds = time.monotonic() - begun
-                on_processor -= receivers.processor_seconds if receivers is not None else 0.0
-                on_processor = _cpu_seconds() - on_processor
+                # These have not ended yet.
+                elsewhere = receivers.processor_seconds if receivers is not None else 0.0
+                cpu_seconds = _cpu_seconds() - before + elsewhere
         except BaseException:
             engine.abort()
             raise
         engine.close()
         size = len(keys) * self._request.object_bytes
-        self._runs.append(BenchmarkRun(engine.name, direction, number, size, seconds, on_processor))
+        self._runs.append(BenchmarkRun(engine.name, direction, number, size, seconds, cpu_seconds))
 
     @contextlib.contextmanager
     def _receivers(self, engine: TransferEngine, direction: Direction) -> Iterator[Receivers | None]:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from agent.errors import DataLossError
 from agent.pipeline.memory import anonymous
 from agent.repository import keys
 from agent.storage.engine import Outgoing
@@ -16,7 +17,7 @@ MARK_BYTES = 32
 """What an object has for itself, at its beginning."""
 
 PIECE_BYTES = 4 << 20
-"""Bytes that are written at once, as those of chunks are."""
+"""Bytes that are written and received at once, as those of chunks are."""
 
 DELETED_AT_ONCE = 16
 
@@ -107,6 +108,11 @@ class MadeUp:
 
     def close(self) -> None:
         """Does nothing: the content is the benchmark's."""
+
+
+def wrong_bytes(key: str) -> DataLossError:
+    """Returns the error about an object that is not what was stored."""
+    return DataLossError(f"object {key} came back with other bytes than were stored")
 
 
 def removable(found: Collection[ObjectInfo], own: str) -> list[str]:

@@ -8,14 +8,12 @@ import time
 import msgspec
 from blake3 import blake3
 
+from agent.maintenance.benchmark_objects import PIECE_BYTES
 from agent.pipeline.memory import anonymous
 from agent.pipeline.process_name import ProcessName, name_process
 from agent.pipeline.worker_process import WorkerDiedError, beating, own_connection
 from agent.storage.borrower import Borrower, NotFetchedError
 from agent.storage.loan import Arrival, Loan
-
-BLOCK_BYTES = 4 << 20
-"""Bytes that are received at once, as by the workers of a restore."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -23,7 +21,7 @@ class Task(msgspec.Struct, frozen=True):
 
     Attributes:
         first: what it begins with.
-        last: the BLAKE3 of its last ``BLOCK_BYTES``, or of all that follows on ``first`` if that is less.
+        last: the BLAKE3 of its last ``PIECE_BYTES``, or of all that follows on ``first`` if that is less.
     """
 
     loan: Loan
@@ -50,7 +48,7 @@ def main() -> int:
     name_process(ProcessName.WRITE)
     connection = beating(own_connection())
     tasks = msgspec.msgpack.Decoder[Task | None](Task | None)
-    borrower, block = Borrower(), anonymous(BLOCK_BYTES)
+    borrower, block = Borrower(), anonymous(PIECE_BYTES)
     try:
         connection.receive()  # there is nothing to set up
         while True:
@@ -71,7 +69,7 @@ def _receive(task: Task, borrower: Borrower, block: memoryview) -> Received:
         is_right = first == task.first
         while left:
             # The last one is as large as can be, so that it is what is looked at.
-            room = block[: left % BLOCK_BYTES or BLOCK_BYTES]
+            room = block[: left % PIECE_BYTES or PIECE_BYTES]
             arriving.fill(room)
             left -= len(room)
     except NotFetchedError:

@@ -8,8 +8,8 @@ import threading
 import msgspec
 from blake3 import blake3
 
-from agent.errors import CancelledError, DataLossError, WorkerCrashedError
-from agent.maintenance.benchmark_objects import BenchmarkObjects
+from agent.errors import CancelledError, WorkerCrashedError
+from agent.maintenance.benchmark_objects import BenchmarkObjects, wrong_bytes
 from agent.maintenance.benchmark_receiver import Received, Task
 from agent.pipeline.worker_process import WorkerDiedError
 from agent.pipeline.worker_processes import WorkerPlace, WorkerProcesses
@@ -97,8 +97,3 @@ class Receivers:
             if self._ended:
                 raise CancelledError("the benchmark stops") from None
             raise WorkerCrashedError(f"a process that fetched an object of the benchmark died by {error}") from None
-
-
-def wrong_bytes(key: str) -> DataLossError:
-    """Returns the error about an object that is not what was stored."""
-    return DataLossError(f"object {key} came back with other bytes than were stored")

@@ -14,7 +14,8 @@ from agent.repository import keys
 from agent.restore.ahead import Ahead
 from agent.restore.plan import Job, SegmentJob
 from agent.restore.ready import Fetched, Ready, Unfetched
-from agent.storage.engine import Lent, Loans, TransferEngine
+from agent.storage.engine import Loans, TransferEngine
+from agent.storage.loan import Lent
 
 FETCH_ATTEMPTS = 3
 """A chunk that arrives damaged is fetched so often before it counts as lost: the damage may be on the way."""
@@ -105,3 +106,8 @@ class Fetcher:
         if future is None:
             future = self._engine.download(keys.chunk(job.chunk.id), job.chunk.stored_size)
         future.add_done_callback(lambda done: self._ready.put(Fetched(job, attempt, done)))
+
+
+def loans_for(workers: int, engine: TransferEngine) -> Loans | None:
+    """Returns connections for so many workers: only those in processes of their own gain from fetching themselves."""
+    return engine.loans if workers > 1 and engine.loans is not None and engine.loans.are_given else None

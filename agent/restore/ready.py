@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import ClassVar
 
 import msgspec
 
@@ -26,7 +27,7 @@ class Unfetched(msgspec.Struct, frozen=True):
     """A segment that whoever writes it may fetch."""
 
     job: SegmentJob
-    attempt: int = 1
+    attempt: ClassVar[int] = 1
 
 
 class Ready:

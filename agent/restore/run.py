@@ -24,7 +24,7 @@ from agent.repository.repository import Repository
 from agent.restore.ahead import Ahead
 from agent.restore.chunk_writer import ChunkWriter, ChunkWriting
 from agent.restore.directories import Directories
-from agent.restore.fetch import Fetcher
+from agent.restore.fetch import Fetcher, loans_for
 from agent.restore.hands import Hand, Hands
 from agent.restore.keep import Keeper
 from agent.restore.kept import KEPT_AFTER
@@ -45,7 +45,7 @@ from agent.restore.target import Target, open_target, taken_up
 from agent.restore.task import Setup
 from agent.restore.work import Worker
 from agent.restore.writer import Writer
-from agent.storage.engine import Loans, TransferEngine
+from agent.storage.engine import TransferEngine
 from agent.storage.open import account_of, open_store, running_engine
 
 SMALL_BYTES = 64 << 20
@@ -94,7 +94,7 @@ def run(
         ):
             plan = None
             if selection.everything and request.if_not_empty is IfNotEmpty.FAIL:
-                ahead.begin(manifest.chunks(), leaves_segments=_loans(engine, workers) is not None)
+                ahead.begin(manifest.chunks(), leaves_segments=loans_for(workers, engine) is not None)
                 # Damage is found before anything is written.
                 manifest.check_hashes()
             else:
@@ -269,7 +269,7 @@ class _Restore:
             jobs = in_order(self._left, self._ahead)
         workers = len(hands)
         most = chunks_ahead(self._request.transfer, workers)
-        fetcher = Fetcher(self._engine, self._ahead, jobs, most, _loans(self._engine, workers), crew)
+        fetcher = Fetcher(self._engine, self._ahead, jobs, most, loans_for(workers, self._engine), crew)
         crew.start("fetch", fetcher.run)
         for number, hand in enumerate(hands):
             prefers_unfetched = number % 2 == 1
@@ -383,11 +383,6 @@ def _named(target: bytes) -> Iterator[None]:
         if error.message.startswith(failed):
             raise
         raise type(error)(f"{failed}: {error.message}", hint=error.hint, metadata=error.metadata) from error
-
-
-def _loans(engine: TransferEngine, workers: int) -> Loans | None:
-    """Returns connections for workers: only those in processes of their own gain from fetching themselves."""
-    return engine.loans if workers > 1 and engine.loans is not None and engine.loans.are_given else None
 
 
 def chunks_ahead(transfer: TransferConfig, workers: int) -> int:

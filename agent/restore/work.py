@@ -1,4 +1,4 @@
-"""What a thread of a restore does with a chunk that has arrived: has it written, counts it, publishes large files."""
+"""What a thread of a restore does with a chunk: has it written (and fetched), counts it, publishes large files."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import msgspec
 
 from agent.config.model import TransferConfig
 from agent.errors import GpusnapError
-from agent.storage.loan import Arrival, Loan
+from agent.storage.loan import Lent
 from agent.storage.source import Source
 
 
@@ -123,19 +123,6 @@ class SourceUploads(Protocol):
 
         The future fails as those of ``TransferEngine``, and with SourceLostError.
         """
-        ...
-
-
-class Lent(Protocol):
-    """A connection that is lent to another process."""
-
-    @property
-    def loan(self) -> Loan:
-        """What that process is told."""
-        ...
-
-    def give_back(self, arrival: Arrival | None = None) -> None:
-        """Ends the loan; without an arrival the object did not come. Further calls do nothing."""
         ...
 
 

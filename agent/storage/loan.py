@@ -1,12 +1,14 @@
-"""What lets another process fetch an object over a connection of its own. Plain data."""
+"""What lets another process fetch an object over a connection of its own, and how that ends."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 
 
 class Loan(msgspec.Struct, frozen=True):
-    """One connection, lent to another process for one object. It holds no keys, but a request that was signed.
+    """One connection, lent to another process for one object. Plain data: no keys, but a request that was signed.
 
     Attributes:
         host, port, is_tls: the server.
@@ -41,3 +43,22 @@ class Arrival(msgspec.Struct, frozen=True):
     seconds: float
     waited: float
     attempts: int
+
+
+class Lent:
+    """A connection that is lent.
+
+    Args:
+        loan: what the other process is told.
+        end: called once, with how the object came, or without that.
+    """
+
+    def __init__(self, loan: Loan, end: Callable[[Arrival | None], None]) -> None:
+        self.loan = loan
+        self._end: Callable[[Arrival | None], None] | None = end
+
+    def give_back(self, arrival: Arrival | None = None) -> None:
+        """Ends the loan; without an arrival the object did not come. Further calls do nothing."""
+        end, self._end = self._end, None
+        if end is not None:
+            end(arrival)

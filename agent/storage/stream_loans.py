@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 
 from agent.storage.keys import check_key
-from agent.storage.loan import Arrival, Loan
+from agent.storage.loan import Arrival, Lent, Loan
 from agent.storage.retry import Endurance, RetryPolicy
 from agent.storage.stream_pool import Pool
 from agent.storage.stream_requests import RefusedError, Requests
@@ -80,22 +79,3 @@ class StreamLoans:
             self._waited += arrival.waited
             if self._bytes >= JUDGED_BYTES and self._waited > self._bytes * LONGEST_WAIT:
                 self._is_over = True
-
-
-class Lent:
-    """A connection that is lent.
-
-    Args:
-        loan: what the other process is told.
-        take_back: called once.
-    """
-
-    def __init__(self, loan: Loan, take_back: Callable[[Arrival | None], None]) -> None:
-        self.loan = loan
-        self._take_back: Callable[[Arrival | None], None] | None = take_back
-
-    def give_back(self, arrival: Arrival | None = None) -> None:
-        """Ends the loan; without an arrival the object did not come. Further calls do nothing."""
-        take_back, self._take_back = self._take_back, None
-        if take_back is not None:
-            take_back(arrival)

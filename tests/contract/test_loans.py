@@ -17,8 +17,8 @@ from agent.errors import CancelledError, GpusnapError, ObjectNotFoundError
 from agent.storage import borrower, stream_loans
 from agent.storage.auto import AutoEngine
 from agent.storage.borrower import Borrower, NotFetchedError
-from agent.storage.engine import Lent, Loans, TransferEngine
-from agent.storage.loan import Arrival
+from agent.storage.engine import Loans, TransferEngine
+from agent.storage.loan import Arrival, Lent
 from agent.storage.open import open_engine
 from tests.support.processes import wait_until
 from tests.support.proxy import Fault, Proxy, answer
